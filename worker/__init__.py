@@ -1,0 +1,1 @@
+"""Sluice's worker: turns stored files into searchable chunks."""

@@ -1,0 +1,48 @@
+"""Every setting, read once from the environment; secrets are SecretStr and never printed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import AliasChoices, Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """What a worker needs to know; a missing endpoint or key is an error, never a default."""
+
+    model_config = SettingsConfigDict(env_prefix="SLUICE_", extra="ignore", frozen=True)
+
+    database_url: SecretStr = Field(validation_alias=AliasChoices("DATABASE_URL", "SLUICE_DATABASE_URL"))
+    listen_database_url: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("LISTEN_DATABASE_URL", "SLUICE_LISTEN_DATABASE_URL")
+    )
+    supabase_url: str = Field(validation_alias=AliasChoices("SUPABASE_URL", "SLUICE_SUPABASE_URL"))
+    supabase_secret_key: SecretStr = Field(
+        validation_alias=AliasChoices("SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY")
+    )
+
+    # How jobs are taken and kept. Seconds, on the worker's monotonic clock unless the database counts.
+    slots: int = Field(default=4, ge=1, le=256)
+    tenant_cap: int = Field(default=4, ge=1, le=10_000)
+    lease_seconds: float = Field(default=60, ge=1, le=3600)
+    renew_seconds: float = Field(default=15, ge=0.2, le=600)
+    poll_seconds: float = Field(default=5, ge=0.05, le=300)
+    job_seconds: float = Field(default=900, ge=1, le=86_400)
+    drain_seconds: float = Field(default=25, ge=0, le=300)
+
+    # What one document may cost.
+    max_file_bytes: int = Field(default=50 * 1024 * 1024, ge=1)
+    max_pages: int = Field(default=2000, ge=1)
+    max_text_bytes: int = Field(default=64 * 1024 * 1024, ge=1)
+    parse_memory_bytes: int = Field(default=1024 * 1024 * 1024, ge=64 * 1024 * 1024)
+    parse_cpu_seconds: int = Field(default=120, ge=1)
+    parse_seconds: float = Field(default=180, ge=1)
+    allow_unsandboxed: bool = False
+
+    # The local embedding model: where set-up put it, and how many threads it may use (0: all cores).
+    model_dir: Path = Path(".sluice/models")
+    embed_threads: int = Field(default=0, ge=0)
+
+    temp_dir: Path | None = None
+    log_level: str = "INFO"
