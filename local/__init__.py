@@ -1,0 +1,1 @@
+"""The embedded Supabase for laptops, tests and the demo; never deployed."""
