@@ -13,6 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from local.errors import StackError
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 CLI_VERSION = "3.1.0"
 # What a child keeps of our environment: enough to find its home, a proxy and its certificates, and no secret.
@@ -22,24 +24,20 @@ _KEPT = (
 )  # fmt: skip
 
 
-class SetupFailed(Exception):
-    """Something the stack needs could not be installed or started; the message says what to do."""
-
-
 def executable() -> str:
     """Return the path of Deno's binary.
 
-    Raises SetupFailed where the wheel is missing.
+    Raises StackError where the wheel is missing.
     """
     beside = Path(sys.executable).parent / ("deno.exe" if os.name == "nt" else "deno")
     if beside.exists():
         return str(beside)
     try:
-        import deno
+        import deno  # type: ignore[import-untyped]
 
         return str(deno.find_deno_bin())
     except (ImportError, FileNotFoundError) as exc:
-        raise SetupFailed("Deno is not installed here. Install requirements/stack.txt, then try again.") from exc
+        raise StackError("Deno is not installed here. Install requirements/stack.txt, then try again.") from exc
 
 
 def cache_directory() -> Path:
@@ -63,7 +61,7 @@ def command(script: Path, *flags: str, arguments: Sequence[str] = ()) -> list[st
 def run(script: Path, *flags: str, timeout: float = 300) -> str:
     """Run a program to its end and return what it printed.
 
-    Raises SetupFailed with its last words when it fails. The first run downloads packages, hence the timeout.
+    Raises StackError with its last words when it fails. The first run downloads packages, hence the timeout.
     """
     return _finish(command(script, *flags), f"{script.name} failed", timeout)
 
@@ -86,7 +84,9 @@ def supabase_cli() -> Path:
         _finish(argv, f"The Supabase CLI {CLI_VERSION} could not be installed", 600)
         found = _cached(package, name)
     if found is None:
-        raise SetupFailed(f"The package {package} {CLI_VERSION} holds no binary. Remove {cache_directory()} and try again.")
+        raise StackError(
+            f"The package {package} {CLI_VERSION} holds no binary. Remove {cache_directory()} and try again."
+        )
     return found
 
 
@@ -98,7 +98,7 @@ def _cli_package() -> str:
     system = {"Linux": "linux", "Darwin": "darwin", "Windows": "windows"}.get(platform.system())
     machine = {"x86_64": "x64", "AMD64": "x64", "arm64": "arm64", "aarch64": "arm64"}.get(platform.machine())
     if system is None or machine is None:
-        raise SetupFailed(f"The Supabase CLI has no package for {platform.system()} on {platform.machine()}.")
+        raise StackError(f"The Supabase CLI has no package for {platform.system()} on {platform.machine()}.")
     musl = "-musl" if system == "linux" and platform.libc_ver()[0] != "glibc" else ""
     return f"@supabase/cli-{system}-{machine}{musl}"
 
@@ -109,7 +109,7 @@ def _finish(argv: list[str], failure: str, timeout: float) -> str:
             argv, env=environment(), cwd=REPOSITORY, capture_output=True, text=True, timeout=timeout, check=False
         )
     except subprocess.TimeoutExpired as exc:
-        raise SetupFailed(f"{failure}: it took longer than {timeout:.0f} s. Check the network and try again.") from exc
+        raise StackError(f"{failure}: it took longer than {timeout:.0f} s. Check the network and try again.") from exc
     if done.returncode != 0:
-        raise SetupFailed(f"{failure} with exit status {done.returncode}:\n{done.stderr[-2000:].strip()}")
+        raise StackError(f"{failure} with exit status {done.returncode}:\n{done.stderr[-2000:].strip()}")
     return done.stdout
