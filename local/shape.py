@@ -8,6 +8,7 @@ every such copy. All of it runs as supabase_admin.
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import asyncpg
@@ -24,7 +25,8 @@ def version() -> str:
     for file in sorted(_BOOTSTRAP.iterdir()):
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     # The Auth server's tables come from its package.
-    digest.update((deno.REPOSITORY / "deno.json").read_bytes())
+    imports = json.loads((deno.REPOSITORY / "deno.json").read_text())["imports"]
+    digest.update(imports["@supabase/lite"].encode())
     return digest.hexdigest()[:12]
 
 
