@@ -1,0 +1,87 @@
+-- Keeping what was claimed: renewal, the fence for checkpoints, and the stages of an attempt.
+
+-- Renew all held leases in one statement. A pair that is not returned is lost: stop that work.
+-- 'superseded' means that the lease is renewed but the document is gone or has a newer generation.
+--
+-- Rows that a settle holds are skipped, so one long publish cannot starve the rest; the caller leaves
+-- out jobs that it is settling itself.
+create function ingest.renew_leases(p_jobs bigint[], p_claims bigint[], p_lease interval)
+returns table (job_id bigint, answer text) language sql set search_path = '' as $$
+  with held as (
+    select l.job_id from ingest.leases l join unnest(p_jobs, p_claims) as h(job_id, claim) using (job_id, claim)
+       for no key update of l skip locked
+  ), renewed as (
+    update ingest.leases l set expires_at = pg_catalog.clock_timestamp() + p_lease
+      from held where l.job_id = held.job_id
+    returning l.job_id
+  )
+  select r.job_id, case when d.id is null then 'superseded' else 'ours' end
+    from renewed r
+    join public.jobs j on j.id = r.job_id
+    left join public.documents d on d.id = j.document_id and d.generation = j.generation
+$$;
+
+-- Raise IG001 unless this claim still owns the job; else keep it so until the transaction ends.
+-- Renewals pass the lock, rescue steps around it, settle waits for it.
+create function ingest.hold_claim(p_job bigint, p_claim bigint)
+returns void language plpgsql set search_path = '' as $$
+begin
+  perform 1 from ingest.leases where job_id = p_job and claim = p_claim for key share;
+  if not found then
+    raise exception 'claim % on job % is stale', p_claim, p_job using errcode = 'IG001';
+  end if;
+end $$;
+
+-- Begin an attempt: say which object to read, as it is named now.
+--
+-- Definer, because storage.objects shows no rows to a role without a policy. Raises IG001 for a
+-- stale claim and IG002 when the document is gone or has a newer generation. A null bucket_id says
+-- that the document has no object any more.
+create function ingest.begin_fetch(p_job bigint, p_claim bigint)
+returns table (bucket_id text, name text, object_version text, size bigint, language text)
+language plpgsql security definer set search_path = '' as $$
+#variable_conflict use_column
+declare
+  v_job       public.jobs;
+  v_document  public.documents;
+begin
+  perform ingest.hold_claim(p_job, p_claim);
+  select * into v_job from public.jobs j where j.id = p_job;
+  update public.documents d set state = 'processing', updated_at = pg_catalog.now()
+   where d.id = v_job.document_id and d.generation = v_job.generation
+  returning * into v_document;
+  if not found then
+    raise exception 'job % is superseded', p_job using errcode = 'IG002';
+  end if;
+  return query
+    select o.bucket_id, o.name, o.version, coalesce(ingest.object_size(o.metadata), v_document.size), v_document.language
+      from (select 1) one left join storage.objects o on o.id = v_document.id;
+end $$;
+
+-- Enter a stage, and note how long the one before took. p_detail holds counts, never text.
+-- Raises IG001 for a stale claim.
+create function ingest.enter_stage(p_job bigint, p_claim bigint, p_stage text, p_progress real, p_took interval, p_detail jsonb default null)
+returns void language plpgsql set search_path = '' as $$
+declare
+  v_before text;
+begin
+  perform ingest.hold_claim(p_job, p_claim);
+  select stage into v_before from public.jobs where id = p_job;
+  with moved as (
+    -- Durable progress, after which an earlier worker's death is no sign of a poison document.
+    update public.jobs set stage = p_stage, progress = p_progress,
+           rescues = case when v_before in ('parse', 'embed') and v_before <> p_stage then 0 else rescues end
+     where id = p_job and claim = p_claim and state = 'running'
+    returning *
+  )
+  insert into public.job_events (job_id, document_id, generation, tenant_id, event, state, stage, attempt, claim, took, detail)
+  select m.id, m.document_id, m.generation, m.tenant_id, 'stage', m.state, v_before, m.attempt, m.claim, p_took, p_detail from moved m;
+end $$;
+
+-- Move the progress bar inside a stage: no event. Raises IG001 for a stale claim.
+create function ingest.report_progress(p_job bigint, p_claim bigint, p_progress real)
+returns void language plpgsql set search_path = '' as $$
+begin
+  perform ingest.hold_claim(p_job, p_claim);
+  update public.jobs set progress = p_progress where id = p_job and claim = p_claim and state = 'running';
+end $$;

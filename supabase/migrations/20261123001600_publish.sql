@@ -1,0 +1,60 @@
+-- Publish: one short fenced transaction. The chunks stand in the temporary table incoming_chunks of
+-- this transaction; settle the claim, check the generation, lock the vectors, swap the chunks.
+--
+-- Returns 'published', or 'already' when this same claim had done it (the answer to its COMMIT was
+-- lost). Raises IG001 stale claim, IG002 superseded, IG003 vectors missing (go back to embed); each
+-- rolls everything back, the lease included.
+
+create function ingest.publish(
+  p_job bigint, p_claim bigint, p_model smallint, p_parse bigint, p_title text, p_took interval, p_detail jsonb
+)
+returns text language plpgsql set search_path = '' set jit = off as $$
+declare
+  v_job        public.jobs;
+  v_chunks     integer;
+  v_keys       integer;
+  v_locked     integer;
+begin
+  -- The publish stage ends with the job, so its event is the completion.
+  if not exists (select 1 from ingest.settle_jobs(array[p_job], array[p_claim], 'complete', p_detail => p_detail)) then
+    if ingest.claim_outcome(p_job, p_claim) = 'completed' then return 'already'; end if;
+    raise exception 'claim % on job % is stale', p_claim, p_job using errcode = 'IG001';
+  end if;
+  select * into v_job from public.jobs where id = p_job;
+
+  perform 1 from public.documents where id = v_job.document_id and generation = v_job.generation for no key update;
+  if not found then
+    raise exception 'job % is superseded', p_job using errcode = 'IG002';
+  end if;
+
+  select pg_catalog.count(distinct content_sha256) into v_keys from pg_temp.incoming_chunks;
+  select pg_catalog.count(*) into v_locked from (
+    select 1 from ingest.embeddings e
+     where e.model_id = p_model and e.tenant_id = v_job.tenant_id
+       and e.content_sha256 in (select i.content_sha256 from pg_temp.incoming_chunks i)
+     order by e.content_sha256
+       for key share of e) l;
+  if v_locked <> v_keys then
+    raise exception '% of % vectors are missing', v_keys - v_locked, v_keys using errcode = 'IG003';
+  end if;
+
+  delete from public.chunks where document_id = v_job.document_id;
+  insert into public.chunks (document_id, tenant_id, ordinal, page_start, page_end, char_start, char_end, token_count,
+                             language, heading_path, context, content, content_sha256)
+  select v_job.document_id, v_job.tenant_id, i.ordinal, i.page_start, i.page_end, i.char_start, i.char_end, i.token_count,
+         d.language, i.heading_path, i.context, i.content, i.content_sha256
+    from pg_temp.incoming_chunks i cross join (select language from public.documents where id = v_job.document_id) d
+   order by i.ordinal;
+  get diagnostics v_chunks = row_count;
+
+  update public.documents d
+     set state = 'ready', published_generation = v_job.generation, published_parse_id = p_parse, parse_id = p_parse,
+         title = p_title, page_count = p.page_count, mime_type = coalesce(p.mime_type, d.mime_type), chunk_count = v_chunks,
+         error_code = null, error_message = null, published_at = pg_catalog.now(), updated_at = pg_catalog.now()
+    from ingest.parses p
+   where d.id = v_job.document_id and p.id = p_parse and p.tenant_id = v_job.tenant_id and p.state = 'done';
+  if not found then
+    raise exception 'parse % of job % is not done', p_parse, p_job using errcode = 'IG005';
+  end if;
+  return 'published';
+end $$;
