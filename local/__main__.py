@@ -1,0 +1,136 @@
+"""`python -m local`: the embedded Supabase from the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from local.errors import StackError
+from local.lock import Lock
+from local.stack import DEFAULT_DIRECTORY, DEFAULT_PORT, Stack, remove, stop_leftover
+
+_directory = click.option(
+    "--directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=DEFAULT_DIRECTORY,
+    show_default=".sluice/stack in the repository",
+    help="Where the stack keeps everything.",
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+_NOT_RUNNING = 3
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """A Supabase for laptops, tests and the demo: Postgres, Auth, REST, Storage and functions, without Docker."""
+
+
+@main.command()
+@_directory
+@click.option("--port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, show_default=True, help="0: a free one.")
+@_json
+def up(directory: Path, port: int, as_json: bool) -> None:
+    """Start the stack and keep it up until Ctrl-C."""
+    with asyncio.Runner() as runner:
+        try:
+            runner.run(_up(Stack(directory, port=port), as_json))
+        except StackError as error:
+            raise click.ClickException(str(error)) from error
+        except asyncio.CancelledError:
+            click.echo("Stopped.", err=True)
+
+
+async def _up(stack: Stack, as_json: bool) -> None:
+    this = asyncio.current_task()
+    assert this is not None
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, this.cancel)
+    async with stack:
+        click.echo(json.dumps(_facts(stack)) if as_json else _described(_facts(stack)))
+        sys.stdout.flush()
+        await stack.ended()
+
+
+def _facts(stack: Stack) -> dict[str, str]:
+    return {
+        "api_url": stack.api_url,
+        "publishable_key": stack.publishable_key,
+        "secret_key": stack.secret_key,
+        "database_url": stack.database_url,
+        "worker_database_url": stack.worker_database_url,
+        "directory": str(stack.directory),
+    }
+
+
+def _described(facts: dict[str, str]) -> str:
+    lines = [f"  {name.replace('_', ' '):<20} {value}" for name, value in facts.items()]
+    return "\n".join(["The local Supabase is up. Ctrl-C stops it.", "", *lines])
+
+
+@main.command()
+@_directory
+@_json
+def status(directory: Path, as_json: bool) -> None:
+    """Say whether a stack runs in the directory; exit status 3 if not."""
+    pid = Lock(directory / "lock").holder()
+    if as_json:
+        click.echo(json.dumps({"running": pid is not None, "pid": pid, "directory": str(directory)}))
+    elif pid is None:
+        click.echo(f"Nothing runs in {directory}. Start it with: python -m local up")
+    else:
+        click.echo(f"A stack runs in {directory}, held by process {pid}.")
+    if pid is None:
+        sys.exit(_NOT_RUNNING)
+
+
+@main.command()
+@_directory
+def down(directory: Path) -> None:
+    """Stop the stack of the directory, also what a killed one left behind."""
+    lock = Lock(directory / "lock")
+    pid = lock.holder()
+    if pid:
+        os.kill(pid, signal.SIGTERM)
+        if not _within(30, lambda: lock.holder() is None):
+            raise click.ClickException(f"Process {pid} did not stop within 30 s. Look at what it prints, or end it.")
+        click.echo("Stopped.")
+    elif stop_leftover(directory):
+        click.echo("Stopped a Postgres that a killed stack had left behind.")
+    else:
+        click.echo(f"Nothing runs in {directory}.")
+
+
+@main.command()
+@_directory
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def reset(directory: Path, yes: bool) -> None:
+    """Remove the stack's database, files and keys; the next `up` makes new ones."""
+    lock = Lock(directory / "lock")
+    if pid := lock.holder():
+        raise click.ClickException(f"{directory} is in use by process {pid}. Stop it first: python -m local down")
+    if not yes:
+        click.confirm(f"Remove the database, files and keys in {directory}?", abort=True)
+    stop_leftover(directory)
+    remove(directory)
+    click.echo("Removed.")
+
+
+def _within(seconds: float, condition: Callable[[], bool]) -> bool:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m local")

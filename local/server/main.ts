@@ -1,0 +1,137 @@
+// The local Supabase on one loopback port: /auth/v1, /rest/v1, /storage/v1 and /functions/v1.
+//
+// Settings come from the environment that the stack gives it. When it is ready it prints one line of JSON, and
+// it ends when its standard input closes, so that it cannot outlive the process that started it.
+import { type Api, createApi } from "./api.ts";
+import { callFunction, loadFunctions } from "./functions.ts";
+
+const HOST = "127.0.0.1";
+// Storage bounds its own uploads; what Auth and REST are sent is held in memory.
+const MAX_BODY_BYTES = 16 * 1024 * 1024;
+
+// Standard output carries the ready line only; packages that log there go to the log like the rest.
+console.log = console.info = console.debug = console.error;
+
+type Handle = (request: Request, peerAddress: string) => Promise<Response>;
+
+function setting(name: string): string {
+  const value = Deno.env.get(name);
+  if (!value) throw new Error(`${name} is not set. Start the server with: python -m local up`);
+  return value;
+}
+
+function problem(status: number, message: string): Response {
+  return Response.json({ statusCode: String(status), error: "local", message }, { status });
+}
+
+const CORS = {
+  "access-control-allow-origin": "*",
+  "access-control-expose-headers": "content-range, content-length, location, etag, x-total-count",
+};
+
+function preflight(request: Request): Response {
+  const asked = request.headers.get("access-control-request-headers");
+  return new Response(null, {
+    status: 204,
+    headers: {
+      ...CORS,
+      "access-control-allow-methods": "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
+      "access-control-allow-headers": asked ?? "authorization, apikey, content-type, x-client-info, x-upsert",
+      "access-control-max-age": "3600",
+    },
+  });
+}
+
+function withCors(response: Response): Response {
+  if (response.headers.has("access-control-allow-origin")) return response;
+  const headers = new Headers(response.headers);
+  for (const [name, value] of Object.entries(CORS)) headers.set(name, value);
+  return new Response(response.body, { status: response.status, statusText: response.statusText, headers });
+}
+
+async function build(publicUrl: string): Promise<{ handle: Handle; api: Api }> {
+  const keys = {
+    jwtSecret: setting("SLUICE_JWT_SECRET"),
+    publishableKey: setting("SLUICE_PUBLISHABLE_KEY"),
+    secretKey: setting("SLUICE_SECRET_KEY"),
+  };
+  const api = await createApi({ ...keys, databaseUrl: setting("SLUICE_API_DATABASE_URL"), siteUrl: publicUrl });
+  const storage = await loadStorage({
+    ...keys,
+    databaseUrl: setting("SLUICE_STORAGE_DATABASE_URL"),
+    directory: setting("SLUICE_STORAGE_DIRECTORY"),
+    publicUrl,
+  });
+  const functions = await loadFunctions(setting("SLUICE_FUNCTIONS_DIRECTORY"));
+
+  const handle: Handle = async (request, peerAddress) => {
+    const path = new URL(request.url).pathname;
+    if (path.startsWith("/auth/v1/") || path.startsWith("/rest/v1/") || path === "/rest/v1") {
+      if (Number(request.headers.get("content-length") ?? 0) > MAX_BODY_BYTES) {
+        return problem(413, `The body is larger than ${MAX_BODY_BYTES} bytes.`);
+      }
+      return await api.fetch(request, peerAddress);
+    }
+    if (path.startsWith("/storage/v1/")) {
+      return request.method === "OPTIONS" ? preflight(request) : withCors(await storage(request));
+    }
+    if (path.startsWith("/functions/v1/")) return await callFunction(functions, request);
+    if (path === "/health") return Response.json({ status: "ok" });
+    return problem(404, `Nothing is served at ${path}. Try /auth/v1, /rest/v1, /storage/v1 or /functions/v1.`);
+  };
+  return { handle, api };
+}
+
+interface StorageOptions {
+  databaseUrl: string;
+  directory: string;
+  jwtSecret: string;
+  publishableKey: string;
+  secretKey: string;
+  publicUrl: string;
+}
+
+async function loadStorage(options: StorageOptions): Promise<(request: Request) => Promise<Response>> {
+  const path = new URL("./storage/mod.ts", import.meta.url);
+  try {
+    await Deno.stat(path);
+  } catch {
+    return () => Promise.resolve(problem(501, "Storage is not served here yet."));
+  }
+  return (await import(path.href)).createStorage(options);
+}
+
+let handle: Handle = () => Promise.resolve(problem(503, "The server is starting. Try again in a moment."));
+
+const server = Deno.serve(
+  { hostname: HOST, port: Number(Deno.env.get("SLUICE_PORT") ?? 0), onListen: () => {} },
+  async (
+    request,
+    info,
+  ) => {
+    try {
+      return await handle(request, (info.remoteAddr as Deno.NetAddr).hostname);
+    } catch (error) {
+      console.error(error);
+      return problem(500, "The local server failed; its log says why.");
+    }
+  },
+);
+
+const port = (server.addr as Deno.NetAddr).port;
+const built = await build(`http://${HOST}:${port}`);
+handle = built.handle;
+await Deno.stdout.write(new TextEncoder().encode(JSON.stringify({ ready: true, port }) + "\n"));
+
+async function stop(): Promise<never> {
+  // Requests under way get a moment; a connection that stays open must not keep the process.
+  setTimeout(() => Deno.exit(0), 2000);
+  await server.shutdown();
+  await built.api.close();
+  Deno.exit(0);
+}
+
+Deno.addSignalListener("SIGTERM", stop);
+Deno.addSignalListener("SIGINT", stop);
+for await (const _ of Deno.stdin.readable) { /* nothing is said on it; only its end matters */ }
+await stop();
