@@ -20,7 +20,7 @@ grant all on schema realtime to supabase_realtime_admin;
 grant usage on schema realtime to anon, authenticated, service_role;
 grant usage on schema realtime to postgres with grant option;
 
-revoke all on schema public from public;
+revoke create on schema public from public;
 grant all on schema public to postgres;
 grant usage on schema public to anon, authenticated, service_role;
 
