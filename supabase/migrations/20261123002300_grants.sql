@@ -28,7 +28,7 @@ grant select on public.tenants, public.tenant_members, public.documents, public.
   to service_role;
 
 -- The worker.
-grant usage on schema ingest, extensions to ingest_worker;
+grant usage on schema public, ingest, extensions to ingest_worker;
 grant select on public.tenants, ingest.queues, ingest.embedding_models, ingest.buckets to ingest_worker;
 grant select, update on public.documents, public.jobs to ingest_worker;
 grant select, insert on public.job_events to ingest_worker;
