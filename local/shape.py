@@ -53,12 +53,14 @@ async def make_schemas(admin: asyncpg.Connection) -> None:
         await admin.execute(auth_tables)
         for name in ("auth.sql", "storage.sql", "realtime.sql"):
             await admin.execute(_sql(name))
-    await open_database(admin)
+    await open_database(admin, await admin.fetchval("select current_database()"))
 
 
-async def open_database(admin: asyncpg.Connection) -> None:
-    """Grant what a copied database lacks."""
-    await admin.execute(_sql("database.sql"))
+async def open_database(admin: asyncpg.Connection, database: str) -> None:
+    """Grant what a database copied from a template lacks: the privileges on the database itself."""
+    await admin.execute(
+        await admin.fetchval("select format('grant all on database %I to postgres', $1::text)", database)
+    )
 
 
 def _sql(name: str) -> str:

@@ -1,6 +1,6 @@
 -- Schemas, grants and default privileges, once a database, run by supabase_admin.
 
-create schema extensions;
+create schema extensions authorization postgres;
 grant usage on schema extensions to anon, authenticated, service_role;
 grant all on schema extensions to postgres;
 create extension vector schema extensions;
@@ -37,4 +37,5 @@ alter default privileges for role postgres in schema public
 -- nothing here does; the warning about it is expected.
 set client_min_messages = error;
 create publication supabase_realtime;
+alter publication supabase_realtime owner to postgres;
 reset client_min_messages;
