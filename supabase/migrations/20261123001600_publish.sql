@@ -6,7 +6,7 @@
 -- rolls everything back, the lease included.
 
 create function ingest.publish(
-  p_job bigint, p_claim bigint, p_model smallint, p_parse bigint, p_title text, p_took interval, p_detail jsonb
+  p_job bigint, p_claim bigint, p_model smallint, p_parse bigint, p_title text, p_detail jsonb
 )
 returns text language plpgsql set search_path = '' set jit = off as $$
 declare

@@ -60,7 +60,7 @@ grant execute on function
   ingest.fail_parse(bigint, bigint, bigint, text, text),
   ingest.missing_vectors(smallint, uuid, bytea[]),
   ingest.store_vectors(smallint, uuid),
-  ingest.publish(bigint, bigint, smallint, bigint, text, interval, jsonb),
+  ingest.publish(bigint, bigint, smallint, bigint, text, jsonb),
   ingest.text_config(text),
   ingest.to_fts(text, text, text),
   ingest.sweep_parses(interval, integer),
