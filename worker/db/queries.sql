@@ -1,0 +1,96 @@
+-- Every call that the worker makes, by name. Logic is in the migrations; this file only calls it.
+-- A test prepares each against the migrated schema.
+
+-- name: claim_jobs
+select job_id, claim, document_id, tenant_id, generation, attempt, max_attempts, rescues
+  from ingest.claim_jobs($1::uuid, $2::int, $3::interval, $4::int);
+
+-- name: renew_leases
+select job_id, answer from ingest.renew_leases($1::bigint[], $2::bigint[], $3::interval);
+
+-- name: hold_claim
+select ingest.hold_claim($1::bigint, $2::bigint);
+
+-- name: begin_fetch
+select bucket_id, name, object_version, size, language from ingest.begin_fetch($1::bigint, $2::bigint);
+
+-- name: enter_stage
+select ingest.enter_stage($1::bigint, $2::bigint, $3::text, $4::real, $5::interval, $6::jsonb);
+
+-- name: report_progress
+select ingest.report_progress($1::bigint, $2::bigint, $3::real);
+
+-- name: begin_parse
+select parse_id, outcome, remote_ref, error_code, error_message
+  from ingest.begin_parse($1::bigint, $2::bigint, $3::bytea, $4::bigint, $5::text, $6::text, $7::text, $8::text);
+
+-- name: finish_parse
+select ingest.finish_parse($1::bigint, $2::bigint, $3::bigint, $4::int, $5::text, $6::text, $7::text[]);
+
+-- name: fail_parse
+select ingest.fail_parse($1::bigint, $2::bigint, $3::bigint, $4::text, $5::text);
+
+-- name: read_parse
+select title, mime_type, notes from ingest.parses where id = $1::bigint;
+
+-- name: read_pages
+select page, markdown from public.pages where parse_id = $1::bigint order by page;
+
+-- name: active_model
+select id, provider, name, dimensions from ingest.embedding_models where active;
+
+-- name: missing_vectors
+select missing_vectors from ingest.missing_vectors($1::smallint, $2::uuid, $3::bytea[]);
+
+-- name: prepare_incoming_vectors
+create temp table if not exists incoming_vectors (content_sha256 bytea, embedding extensions.halfvec) on commit delete rows;
+
+-- name: store_vectors
+select ingest.store_vectors($1::smallint, $2::uuid);
+
+-- name: prepare_incoming_chunks
+create temp table if not exists incoming_chunks (
+  ordinal integer, page_start integer, page_end integer, char_start integer, char_end integer, token_count integer,
+  heading_path text[], context text, content text, content_sha256 bytea) on commit delete rows;
+
+-- name: publish
+select ingest.publish($1::bigint, $2::bigint, $3::smallint, $4::bigint, $5::text, $6::jsonb);
+
+-- name: retry_job
+select ingest.retry_job($1::bigint, $2::bigint, $3::interval, $4::text, $5::text, $6::text);
+
+-- name: snooze_job
+select ingest.snooze_job($1::bigint, $2::bigint, $3::interval, $4::text, $5::text, $6::text, $7::boolean);
+
+-- name: release_jobs
+select release_jobs from ingest.release_jobs($1::bigint[], $2::bigint[], $3::text);
+
+-- name: cancel_job
+select ingest.cancel_job($1::bigint, $2::bigint, $3::text, $4::text);
+
+-- name: discard_job
+select ingest.discard_job($1::bigint, $2::bigint, $3::text, $4::text, $5::text);
+
+-- name: claim_outcome
+select ingest.claim_outcome($1::bigint, $2::bigint);
+
+-- name: rescue_jobs
+select job_id, state from ingest.rescue_jobs();
+
+-- name: next_due
+select min(due_at) from ingest.turns;
+
+-- name: sweep_tombstones
+select ingest.sweep_tombstones();
+
+-- name: sweep_parses
+select ingest.sweep_parses($1::interval);
+
+-- name: sweep_embeddings
+select ingest.sweep_embeddings($1::interval);
+
+-- name: ensure_event_partitions
+select ingest.ensure_event_partitions();
+
+-- name: notify
+select pg_notify($1::text, $2::text);
