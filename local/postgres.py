@@ -44,7 +44,13 @@ _SETTINGS = {
     "password_encryption": "scram-sha-256",
 }
 # Tests throw their clusters away: a crash of the machine may take them.
-_THROWAWAY = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "autovacuum_naptime": "5min"}
+_THROWAWAY = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "max_wal_size": "128MB",
+    "min_wal_size": "32MB",
+}
 
 
 class Cluster:
