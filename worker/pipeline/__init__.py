@@ -1,0 +1,1 @@
+"""What happens to one document, read top to bottom: fetch, parse, chunk, embed, publish."""
