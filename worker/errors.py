@@ -5,6 +5,7 @@
     ├── Throttled               snooze    not charged; a provider's limit, for as long as it says
     ├── Waiting                 snooze    not charged; another job is doing this work already
     ├── Interrupted             release   not charged; this worker is shutting down
+    ├── Moved                   release   not charged; the object was renamed while it was read
     ├── Rejected                discard   this document can never work as it is
     ├── Misconfigured           snooze    not charged; our key, model or dimension is wrong
     ├── Superseded              cancel    the object is gone or has a newer generation
@@ -67,6 +68,12 @@ class Interrupted(IngestError):
     verdict = "release"
 
 
+class Moved(IngestError):
+    """The object was renamed while it was read: handed back at once and not charged."""
+
+    verdict = "release"
+
+
 class Rejected(IngestError):
     """The document can never work as it is: discarded at once, with what its owner can do."""
 
@@ -95,6 +102,7 @@ __all__ = [
     "IngestError",
     "Interrupted",
     "Misconfigured",
+    "Moved",
     "Rejected",
     "StaleClaim",
     "Superseded",

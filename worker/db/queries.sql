@@ -77,9 +77,6 @@ select ingest.claim_outcome($1::bigint, $2::bigint);
 -- name: rescue_jobs
 select job_id, state from ingest.rescue_jobs();
 
--- name: next_due
-select min(due_at) from ingest.turns;
-
 -- name: sweep_tombstones
 select ingest.sweep_tombstones();
 
@@ -94,3 +91,6 @@ select ingest.ensure_event_partitions();
 
 -- name: notify
 select pg_notify($1::text, $2::text);
+
+-- name: ping
+select 1;

@@ -1,0 +1,121 @@
+"""The composition root: settings → objects → run."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import signal
+import sys
+from uuid import uuid4
+
+import click
+from loguru import logger
+
+from worker import telemetry
+from worker.db.pool import Database
+from worker.errors import IngestError, Misconfigured
+from worker.model import EmbeddingModel, ModelId
+from worker.operate.cli import read_settings, sluice
+from worker.pipeline.fetch import ObjectStore
+from worker.pipeline.ingest import Ingest
+from worker.pipeline.workspace import workspace
+from worker.queue.attempt import Attempts
+from worker.queue.leases import Leases
+from worker.queue.maintenance import Maintenance
+from worker.queue.runner import Runner
+from worker.queue.wakeups import Wakeups
+from worker.settings import Settings
+
+
+@sluice.command()
+def worker() -> None:
+    """Take jobs until SIGTERM, then drain.
+
+    Settings come from the environment: DATABASE_URL, SUPABASE_URL and SUPABASE_SECRET_KEY must be
+    set. SIGTERM or Ctrl-C finishes what fits into SLUICE_DRAIN_SECONDS and hands the rest back; a
+    second one hands it back at once.
+    """
+    settings = read_settings()
+    try:
+        asyncio.run(run_worker(settings))
+    except IngestError as exc:
+        raise click.ClickException(f"{exc.public_message}" + (f"\n({exc.detail})" if exc.detail else "")) from exc
+
+
+async def run_worker(settings: Settings) -> None:
+    """Build a worker from its settings and run it until it is signalled.
+
+    Raises Misconfigured when it cannot work as it is set up; nothing was claimed then.
+    """
+    worker_id = uuid4()
+    randomness = random.Random()  # noqa: S311 - spreads retries and polls; nothing secret
+    telemetry.configure(settings.log_level, worker_id)
+    database_url = settings.database_url.get_secret_value()
+    listen_url = (settings.listen_database_url or settings.database_url).get_secret_value()
+
+    async with contextlib.AsyncExitStack() as stack:
+        directory = stack.enter_context(workspace(settings.temp_dir))
+        # A connection for each slot, and two for claims, renewals and chores.
+        db = await Database.open(database_url, size=settings.slots + 2)
+        stack.push_async_callback(db.close)
+        store = await ObjectStore.open(settings.supabase_url, settings.supabase_secret_key.get_secret_value())
+        stack.push_async_callback(store.close)
+
+        # Imported here: the base install has neither of the local adapters' libraries.
+        from worker.pipeline.embed.local import LocalEmbedder
+        from worker.pipeline.parse.local import LocalParser
+
+        parser = LocalParser(settings)
+        stack.push_async_callback(parser.aclose)
+        embedder = LocalEmbedder(settings.model_dir, threads=settings.embed_threads)
+        stack.push_async_callback(embedder.aclose)
+
+        work = Ingest(
+            db, store, parser, embedder, await active_model(db, embedder.model),
+            max_file_bytes=settings.max_file_bytes, max_chunk_tokens=embedder.model.max_tokens,
+        )  # fmt: skip
+        runner = Runner(
+            db,
+            Attempts(db, work, directory, settings.job_seconds, randomness),
+            Leases(db, lease_seconds=settings.lease_seconds, renew_seconds=settings.renew_seconds),
+            Wakeups(listen_url, poll_seconds=settings.poll_seconds, randomness=randomness),
+            Maintenance(db, randomness=randomness, rescue_seconds=min(15.0, settings.lease_seconds / 4)),
+            worker_id=worker_id, slots=settings.slots, tenant_cap=settings.tenant_cap,
+            drain_seconds=settings.drain_seconds,
+        )  # fmt: skip
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, runner.stop)
+        logger.bind(slots=settings.slots, parser=parser.name, embedder=embedder.model.name).info("worker started")
+        await runner.run()
+        logger.info("worker stopped")
+
+
+async def active_model(db: Database, model: EmbeddingModel) -> ModelId:
+    """Return the id of the model that search uses, which must be the embedder's.
+
+    Raises Misconfigured when it is another one: its vectors would be found by nobody.
+    """
+    row = await db.fetchrow("active_model")
+    if row is None or (row["provider"], row["name"], row["dimensions"]) != (
+        model.provider,
+        model.name,
+        model.dimensions,
+    ):
+        active = "none" if row is None else f"{row['provider']}/{row['name']} with {row['dimensions']} dimensions"
+        raise Misconfigured(
+            "embedding_model",
+            f"This worker embeds with {model.provider}/{model.name} ({model.dimensions} dimensions), but the active "
+            f"embedding model of the database is {active}. Activate the worker's model or start it with the other one.",
+        )
+    return ModelId(row["id"])
+
+
+def main() -> None:
+    """Run the command line."""
+    sluice(prog_name="sluice")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The database as the worker sees it: a pool, and calls by name."""

@@ -1,0 +1,184 @@
+"""One connection factory for everything, and calls by name on pooled connections.
+
+What Postgres raises is translated here into the tree of errors.py: by SQLSTATE, never by text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import asyncpg
+from pgvector.asyncpg import register_vector
+
+from worker.db import queries
+from worker.errors import IngestError, Misconfigured, StaleClaim, Superseded, Transient
+
+_CALL_SECONDS = 60.0
+_TRANSACTION_POOLER_PORT = 6543
+
+
+class VectorsMissing(Transient):
+    """Vectors that the chunks need are gone: embed again, then publish again."""
+
+
+def connect_options(url: str) -> dict[str, Any]:
+    """Return asyncpg's options for a database URL.
+
+    Without an sslmode in the URL, TLS is required except on loopback: asyncpg's own default falls
+    back to plaintext in silence. Supabase's transaction pooler keeps no prepared statements.
+    """
+    parts = urlsplit(url)
+    options: dict[str, Any] = {"dsn": url, "timeout": 15, "command_timeout": _CALL_SECONDS}
+    if "sslmode" not in parse_qs(parts.query):
+        options["ssl"] = False if parts.hostname in ("127.0.0.1", "::1", "localhost") else "require"
+    if parts.port == _TRANSACTION_POOLER_PORT:
+        options["statement_cache_size"] = 0
+    return options
+
+
+class Session:
+    """Calls by name on one connection."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._queries = queries.load()
+
+    async def fetch(self, name: str, *arguments: Any) -> list[asyncpg.Record]:
+        """Run a named call and return its rows."""
+        rows: list[asyncpg.Record] = await self._connection.fetch(self._queries[name], *arguments)
+        return rows
+
+    async def fetchrow(self, name: str, *arguments: Any) -> asyncpg.Record | None:
+        """Run a named call and return its first row, or None."""
+        return await self._connection.fetchrow(self._queries[name], *arguments)
+
+    async def fetchval(self, name: str, *arguments: Any) -> Any:
+        """Run a named call and return the first value of its first row."""
+        return await self._connection.fetchval(self._queries[name], *arguments)
+
+    async def copy(
+        self, table: str, columns: Sequence[str], records: Iterable[Sequence[Any]], *, schema: str | None = None
+    ) -> None:
+        """Copy records into a table in binary; inside a transaction of the caller's."""
+        await self._connection.copy_records_to_table(table, schema_name=schema, columns=columns, records=records)
+
+
+class Database:
+    """A pool of connections on which calls are made by name.
+
+    Each call runs in a transaction of its own unless it is made on the Session that `transaction`
+    gives. Raises the errors of errors.py.
+    """
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    @classmethod
+    async def open(cls, url: str, *, size: int) -> Database:
+        """Connect; raises Misconfigured when the URL, the login or the database is wrong."""
+        with translated():
+            try:
+                pool = await asyncpg.create_pool(
+                    **connect_options(url),
+                    min_size=1,
+                    max_size=size,
+                    init=_prepare,
+                    max_inactive_connection_lifetime=300,
+                    server_settings={"application_name": "sluice worker"},
+                )
+            except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError, ValueError) as exc:
+                host = urlsplit(url).hostname
+                raise Misconfigured(
+                    "database_refused",
+                    f"The database at {host} refused the connection. Check DATABASE_URL: user, password and name.",
+                    detail=str(exc),
+                ) from exc
+        return cls(pool)
+
+    async def close(self) -> None:
+        """Close all connections, waiting a few seconds at most for calls under way."""
+        try:
+            await asyncio.wait_for(self._pool.close(), timeout=5)
+        except TimeoutError:
+            self._pool.terminate()
+
+    async def fetch(self, name: str, *arguments: Any) -> list[asyncpg.Record]:
+        """Run a named call and return its rows."""
+        async with self._session() as session:
+            return await session.fetch(name, *arguments)
+
+    async def fetchrow(self, name: str, *arguments: Any) -> asyncpg.Record | None:
+        """Run a named call and return its first row, or None."""
+        async with self._session() as session:
+            return await session.fetchrow(name, *arguments)
+
+    async def fetchval(self, name: str, *arguments: Any) -> Any:
+        """Run a named call and return the first value of its first row."""
+        async with self._session() as session:
+            return await session.fetchval(name, *arguments)
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Session]:
+        """Give a session whose calls commit together when the block ends, or not at all."""
+        with translated():
+            async with self._pool.acquire(timeout=_CALL_SECONDS) as connection, connection.transaction():
+                yield Session(connection)
+
+    @contextlib.asynccontextmanager
+    async def _session(self) -> AsyncIterator[Session]:
+        with translated():
+            async with self._pool.acquire(timeout=_CALL_SECONDS) as connection:
+                yield Session(connection)
+
+
+async def _prepare(connection: asyncpg.Connection) -> None:
+    await register_vector(connection, schema="extensions")
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """Turn what the database or its connection raises into the tree of errors.py."""
+    try:
+        yield
+    except IngestError:
+        raise
+    except asyncpg.PostgresError as exc:
+        raise _translate(exc) from exc
+    except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError) as exc:
+        raise Transient(
+            "database_unreachable",
+            "The database did not answer. It is tried again by itself; nothing needs to be done.",
+            detail=f"{type(exc).__name__}: {exc}",
+        ) from exc
+
+
+def _translate(exc: asyncpg.PostgresError) -> IngestError:
+    state = exc.sqlstate or ""
+    detail = f"{state}: {exc}"
+    if state == "IG001":
+        return StaleClaim("stale_claim", "Another worker owns this job now.", detail=detail)
+    if state == "IG002":
+        return Superseded("superseded", "The file was deleted or replaced meanwhile.", detail=detail)
+    if state == "IG003":
+        return VectorsMissing("vectors_missing", "Some texts must be embedded again.", detail=detail)
+    if state in ("42501", "42883", "42P01", "3F000"):
+        return Misconfigured(
+            "database_schema",
+            "The database lacks something that this worker needs. An operator must apply the migrations.",
+            detail=detail,
+        )
+    if state[:2] in ("08", "40", "53", "55", "57"):
+        return Transient(
+            "database_busy",
+            "The database was busy. It is tried again by itself; nothing needs to be done.",
+            detail=detail,
+        )
+    return Transient(
+        "database_error",
+        "The database refused a step. It is tried again; if it stays so, contact support.",
+        detail=detail,
+    )

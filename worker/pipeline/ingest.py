@@ -1,0 +1,115 @@
+"""What happens to one document, read top to bottom: fetch → parse → chunk → embed → publish."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from worker.db.pool import Database, VectorsMissing
+from worker.errors import Rejected
+from worker.model import Chunk, Claim, ModelId, Stage
+from worker.pipeline.chunk import chunk
+from worker.pipeline.embed.embedder import Embedder
+from worker.pipeline.embed.stage import embed
+from worker.pipeline.fetch import ObjectStore, fetch
+from worker.pipeline.parse.parser import Parser
+from worker.pipeline.parse.stage import parse
+from worker.pipeline.publish import publish
+
+# Where each stage begins on the progress bar; embedding is most of the work.
+_BEGINS: dict[Stage, float] = {"fetch": 0.0, "parse": 0.05, "chunk": 0.25, "embed": 0.3, "publish": 0.95}
+_PROGRESS_SECONDS = 1.0
+_PUBLISH_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Ingest:
+    """The pipeline with everything it needs; one call takes one claim from bytes to published chunks."""
+
+    db: Database
+    store: ObjectStore
+    parser: Parser
+    embedder: Embedder
+    model_id: ModelId
+    max_file_bytes: int
+    max_chunk_tokens: int
+    clock: Callable[[], float] = time.monotonic
+
+    async def __call__(self, claim: Claim, path: Path, settling: Callable[[bool], None]) -> None:
+        """Ingest the claimed generation, with its bytes in `path`, and publish it.
+
+        `settling(True)` is called before the transaction that ends the claim, so that nobody renews a
+        lease that is being deleted; `settling(False)` when it has to be tried again. Raises the errors
+        of errors.py, whose class is the verdict.
+        """
+        stages = _Stages(self.db, claim, self.clock)
+
+        fetched = await fetch(self.db, self.store, claim, path, max_bytes=self.max_file_bytes)
+        source = fetched.source
+
+        await stages.enter("parse", {"bytes": source.size})
+        parse_id, parsed = await parse(self.db, self.parser, claim, source)
+        path.unlink(missing_ok=True)
+
+        await stages.enter("chunk", {"pages": len(parsed.pages)})
+        chunks: list[Chunk] = await asyncio.to_thread(
+            chunk, parsed.pages, count_tokens=self.embedder.count_tokens, max_tokens=self.max_chunk_tokens
+        )
+        if not chunks:
+            raise Rejected("no_text", "The file holds no text that could be searched. Upload one with text.")
+
+        await stages.enter("embed", {"chunks": len(chunks)})
+        embedded = await embed(self.db, self.embedder, self.model_id, claim, chunks, stages.report)
+
+        await stages.enter("publish", {"embedded": embedded})
+        for left in reversed(range(_PUBLISH_TRIES)):
+            settling(True)
+            try:
+                await publish(
+                    self.db, claim, chunks, model_id=self.model_id, parse_id=parse_id, title=parsed.title,
+                    detail={"pages": len(parsed.pages), "chunks": len(chunks), "embedded": embedded},
+                )  # fmt: skip
+                return
+            except VectorsMissing:
+                settling(False)
+                if not left:
+                    raise
+                embedded += await embed(self.db, self.embedder, self.model_id, claim, chunks, _nothing)
+
+
+class _Stages:
+    """Tells the job which stage it is in, and how far."""
+
+    def __init__(self, db: Database, claim: Claim, clock: Callable[[], float]) -> None:
+        self._db = db
+        self._claim = claim
+        self._clock = clock
+        self._since = self._reported = clock()
+        self._stage: Stage = "fetch"
+
+    async def enter(self, stage: Stage, detail: dict[str, int]) -> None:
+        now = self._clock()
+        await self._db.fetchval(
+            "enter_stage", self._claim.job_id, self._claim.number, stage, _BEGINS[stage],
+            timedelta(seconds=now - self._since), json.dumps(detail),
+        )  # fmt: skip
+        self._stage, self._since = stage, now
+
+    async def report(self, share: float) -> None:
+        """Move the bar inside the stage, at most once a second: each move is a row that people see."""
+        now = self._clock()
+        if now - self._reported < _PROGRESS_SECONDS:
+            return
+        self._reported = now
+        begin = _BEGINS[self._stage]
+        progress = begin + share * (min(b for b in [*_BEGINS.values(), 1.0] if b > begin) - begin)
+        await self._db.fetchval("report_progress", self._claim.job_id, self._claim.number, progress)
+
+
+async def _nothing(_share: float) -> None:
+    pass

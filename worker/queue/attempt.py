@@ -1,0 +1,167 @@
+"""One attempt at one claim: runs the pipeline, and settles what the class of its ending decides."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+import traceback
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Protocol
+
+from loguru import logger
+
+from worker.db.pool import Database
+from worker.errors import (
+    IngestError,
+    Interrupted,
+    Misconfigured,
+    Rejected,
+    StaleClaim,
+    Superseded,
+    Throttled,
+    Transient,
+    Waiting,
+)
+from worker.model import Claim
+from worker.queue.leases import Held
+from worker.telemetry import about
+
+_RETRY_BASE_SECONDS = 5.0
+_RETRY_CAP_SECONDS = 900.0
+_MISCONFIGURED_SECONDS = 300.0
+_SETTLE_TRIES = 4
+
+
+class Work(Protocol):
+    """What is to be done with a claim; `worker.pipeline.ingest.Ingest` is one."""
+
+    def __call__(self, claim: Claim, path: Path, settling: Callable[[bool], None]) -> Awaitable[None]: ...
+
+
+def backoff(attempt: int, randomness: random.Random) -> timedelta:
+    """Return how long to wait after a failed attempt: doubling from 5 s to 15 min, of it a half to the whole.
+
+    The jitter is wide because jobs that failed together in a provider's outage must not come back together.
+    """
+    ceiling = min(_RETRY_CAP_SECONDS, _RETRY_BASE_SECONDS * 2 ** min(attempt - 1, 30))
+    return timedelta(seconds=ceiling * (0.5 + randomness.random() / 2))
+
+
+@dataclass(frozen=True, slots=True)
+class Attempts:
+    """Runs attempts; `directory` holds the files under work, named by job and claim, never by object."""
+
+    db: Database
+    work: Work
+    directory: Path
+    job_seconds: float
+    randomness: random.Random
+
+    async def run(self, held: Held) -> None:
+        """Work on a claim until it is settled, or known to be another's."""
+        claim = held.claim
+        log = logger.bind(**about(claim))
+        log.info("claim")
+        started = time.monotonic()
+        path = self.directory / f"{claim.job_id}-{claim.number}"
+        try:
+            error = await self._attempt(held, path)
+        finally:
+            path.unlink(missing_ok=True)
+        seconds = round(time.monotonic() - started, 3)
+        if error is None:
+            log.bind(seconds=seconds).info("complete")
+            return
+        held.settling = True
+        verdict = await self._settle(claim, error)
+        told = log.bind(seconds=seconds, code=error.code, detail=error.detail)
+        told.log("WARNING" if verdict in ("retry", "discard") else "INFO", verdict or "stale claim")
+
+    async def _attempt(self, held: Held, path: Path) -> IngestError | None:
+        """Run the pipeline; return what ended it, None when it published."""
+
+        def settling(yes: bool) -> None:
+            held.settling = yes
+
+        deadline = asyncio.timeout(self.job_seconds)
+        try:
+            async with deadline:
+                await self.work(held.claim, path, settling)
+        except asyncio.CancelledError:
+            if held.ending is None:
+                raise  # not our doing: the process is being torn down
+            return _ended(held)
+        except IngestError as exc:
+            return exc
+        except TimeoutError as exc:
+            if deadline.expired():
+                return Transient(
+                    "job_timeout",
+                    "The file took too long. It is tried again; if it stays so, split it into smaller files.",
+                    detail=f"over {self.job_seconds:.0f} s",
+                )
+            return _internal(exc)
+        except Exception as exc:  # noqa: BLE001 - the class decides the verdict, and this is the class of all others
+            logger.bind(**about(held.claim)).opt(exception=exc).error("internal error")
+            return _internal(exc)
+        return None
+
+    async def _settle(self, claim: Claim, error: IngestError) -> str | None:
+        """Write the verdict, if the claim still stands; rescue finds the job if the database stays away."""
+        for left in reversed(range(_SETTLE_TRIES)):
+            try:
+                return await self._verdict(claim, error)
+            except Transient:
+                if left:
+                    await asyncio.sleep(0.2 * (_SETTLE_TRIES - left))
+            except IngestError as exc:
+                logger.bind(**about(claim), detail=exc.detail).error("verdict refused")
+                return None
+        return None
+
+    async def _verdict(self, claim: Claim, error: IngestError) -> str | None:
+        ids = (claim.job_id, claim.number)
+        code, message, raw = error.code, error.public_message, str(error)
+        verdict: str | None
+        match error:
+            case StaleClaim():
+                return None
+            case Superseded():
+                verdict = await self.db.fetchval("cancel_job", *ids, code, message)
+            case Rejected():
+                verdict = await self.db.fetchval("discard_job", *ids, code, message, raw)
+            case Throttled() | Waiting() as pause:
+                delay = timedelta(seconds=pause.retry_after)
+                verdict = await self.db.fetchval("snooze_job", *ids, delay, code, message, raw, True)
+            case Misconfigured():
+                delay = timedelta(seconds=_MISCONFIGURED_SECONDS)
+                verdict = await self.db.fetchval("snooze_job", *ids, delay, code, message, raw, False)
+            case IngestError(verdict="release"):
+                released = await self.db.fetch("release_jobs", [ids[0]], [ids[1]], code)
+                verdict = "release" if released else None
+            case _:
+                delay = backoff(claim.attempt, self.randomness)
+                verdict = await self.db.fetchval("retry_job", *ids, delay, code, message, raw)
+        return verdict
+
+
+def _ended(held: Held) -> IngestError:
+    if held.ending == "superseded":
+        return Superseded("superseded", "The file was deleted or replaced meanwhile.")
+    if held.ending == "interrupted":
+        return Interrupted("worker_stopped", "The worker was stopped; the file continues on another at once.")
+    return StaleClaim("stale_claim", "Another worker owns this job now.")
+
+
+def _internal(exc: BaseException) -> Transient:
+    frame = traceback.extract_tb(exc.__traceback__)[-1] if exc.__traceback__ else None
+    where = f" at {Path(frame.filename).name}:{frame.lineno}" if frame else ""
+    return Transient(
+        "internal",
+        "Something went wrong on our side. It is tried again by itself; if it stays so, contact support.",
+        detail=f"{type(exc).__name__}{where}",
+    )

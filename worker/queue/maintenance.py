@@ -1,0 +1,72 @@
+"""Maintenance: what every worker does now and then, idempotent and without a leader."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from loguru import logger
+
+from worker.db.pool import Database
+from worker.errors import IngestError
+
+
+@dataclass(frozen=True, slots=True)
+class _Chore:
+    seconds: float
+    name: str
+    do: Callable[[], Awaitable[int]]
+
+
+class Maintenance:
+    """Runs the chores: rescue every 15 s, the sweeps every few minutes, partitions every hour."""
+
+    def __init__(self, db: Database, *, randomness: random.Random, rescue_seconds: float = 15.0) -> None:
+        self._db = db
+        self._randomness = randomness
+        self._chores = (
+            _Chore(rescue_seconds, "rescue", self.rescue),
+            _Chore(60, "sweep tombstones", self._tombstones),
+            _Chore(300, "sweep parses", self._parses),
+            _Chore(1800, "sweep embeddings", self._embeddings),
+            _Chore(3600, "make event partitions", self._partitions),
+        )
+
+    async def run(self) -> None:
+        """Do every chore at once and then again at its own interval, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for chore in self._chores:
+                tasks.create_task(self._repeat(chore), name=chore.name)
+
+    async def _repeat(self, chore: _Chore) -> None:
+        while True:
+            try:
+                count = await chore.do()
+                if count:
+                    logger.bind(count=count).info(chore.name)
+            except IngestError as exc:
+                logger.bind(code=exc.code, detail=exc.detail).warning(f"{chore.name} failed")
+            # Workers that started together must not sweep together.
+            await asyncio.sleep(chore.seconds * self._randomness.uniform(0.8, 1.2))
+
+    async def rescue(self) -> int:
+        """Return jobs whose lease ran out to the queue; another worker may be doing it already."""
+        rows = await self._db.fetch("rescue_jobs")
+        for row in rows:
+            logger.bind(job=row["job_id"], state=row["state"]).warning("rescue")
+        return 0  # each was logged by itself
+
+    async def _tombstones(self) -> int:
+        return int(await self._db.fetchval("sweep_tombstones"))
+
+    async def _parses(self) -> int:
+        return int(await self._db.fetchval("sweep_parses", timedelta(hours=1)))
+
+    async def _embeddings(self) -> int:
+        return int(await self._db.fetchval("sweep_embeddings", timedelta(days=1)))
+
+    async def _partitions(self) -> int:
+        return int(await self._db.fetchval("ensure_event_partitions"))

@@ -1,0 +1,134 @@
+"""The runner: one claimer that feeds the slots, and an orderly end.
+
+     wait for a wake-up ──► claim as many as slots are free ──► an attempt each ──► wake-up
+
+A finished attempt wakes the claimer too: it freed a slot, and perhaps a document or a tenant's cap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import UUID
+
+import asyncpg
+from loguru import logger
+
+from worker.db.pool import Database
+from worker.errors import IngestError
+from worker.model import Claim
+from worker.queue.attempt import Attempts
+from worker.queue.leases import Held, Leases
+from worker.queue.maintenance import Maintenance
+from worker.queue.wakeups import Wakeups
+
+_RELEASE_SECONDS = 10.0
+
+
+class Runner:
+    """Takes jobs until it is told to stop."""
+
+    def __init__(
+        self, db: Database, attempts: Attempts, leases: Leases, wakeups: Wakeups, maintenance: Maintenance,
+        *, worker_id: UUID, slots: int, tenant_cap: int, drain_seconds: float,
+    ) -> None:  # fmt: skip
+        self._db = db
+        self._attempts = attempts
+        self._leases = leases
+        self._wakeups = wakeups
+        self._maintenance = maintenance
+        self._worker_id = worker_id
+        self._slots = slots
+        self._tenant_cap = tenant_cap
+        self._drain_seconds = drain_seconds
+        self._stopping = asyncio.Event()
+        self._hurrying = asyncio.Event()
+
+    def stop(self) -> None:
+        """Stop claiming and drain; called a second time, hand back at once what is still running."""
+        if self._stopping.is_set():
+            self._hurrying.set()
+        self._stopping.set()
+        self._wakeups.wake()
+
+    async def run(self) -> None:
+        """Work until `stop`, then drain; every job is finished or handed back when this returns."""
+        background = [
+            asyncio.create_task(self._wakeups.run(), name="wakeups"),
+            asyncio.create_task(self._leases.run(), name="leases"),
+            asyncio.create_task(self._maintenance.run(), name="maintenance"),
+        ]
+        claimer = asyncio.create_task(self._claim_for_ever(), name="claimer")
+        try:
+            # A background task that ends is a bug or a broken promise: die loudly, and be restarted.
+            done, _ = await asyncio.wait([claimer, *background], return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+            if claimer not in done:
+                raise RuntimeError(f"{next(iter(done)).get_name()} ended by itself")
+        finally:
+            self._stopping.set()
+            self._wakeups.wake()
+            # Not cancelled under way: the jobs of an answer that nobody reads would wait for rescue.
+            await asyncio.wait([claimer], timeout=_RELEASE_SECONDS)
+            claimer.cancel()
+            await self._drain()
+            for task in background:
+                task.cancel()
+            await asyncio.gather(claimer, *background, return_exceptions=True)
+
+    async def _claim_for_ever(self) -> None:
+        while not self._stopping.is_set():
+            await self._wakeups.wait()
+            free = self._slots - len(self._leases)
+            if free <= 0 or self._stopping.is_set():
+                continue
+            try:
+                await self._claim(free)
+            except IngestError as exc:
+                logger.bind(code=exc.code, detail=exc.detail).warning("claim failed")
+
+    async def _claim(self, free: int) -> None:
+        since = asyncio.get_running_loop().time()
+        rows = await self._db.fetch("claim_jobs", self._worker_id, free, self._leases.lease, self._tenant_cap)
+        for row in rows:
+            self._leases.hold(_claim(row), self._start, since)
+
+    def _start(self, held: Held) -> asyncio.Task[None]:
+        return asyncio.create_task(self._work(held), name=f"job {held.claim.job_id}")
+
+    async def _work(self, held: Held) -> None:
+        try:
+            await self._attempts.run(held)
+        finally:
+            self._leases.drop(held)
+            self._wakeups.wake()
+
+    async def _drain(self) -> None:
+        """Finish what fits into the drain time, then hand the rest back uncharged."""
+        tasks = {held.task for held in self._leases.held() if held.task is not None}
+        if not tasks:
+            return
+        logger.bind(running=len(tasks), seconds=self._drain_seconds).info("draining")
+        hurry = asyncio.create_task(self._hurrying.wait())
+        finished = asyncio.gather(*tasks, return_exceptions=True)
+        try:
+            await asyncio.wait([finished, hurry], timeout=self._drain_seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            hurry.cancel()
+        for held in self._leases.held():
+            if not held.settling:  # a publish under way is a moment from its end
+                held.end("interrupted")
+        await asyncio.wait([finished], timeout=_RELEASE_SECONDS)
+
+
+def _claim(row: asyncpg.Record) -> Claim:
+    return Claim(
+        job_id=row["job_id"],
+        number=row["claim"],
+        document_id=row["document_id"],
+        tenant_id=row["tenant_id"],
+        generation=row["generation"],
+        attempt=row["attempt"],
+        max_attempts=row["max_attempts"],
+        rescues=row["rescues"],
+    )
