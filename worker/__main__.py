@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import random
 import signal
-import sys
 from uuid import uuid4
 
 import click
@@ -118,4 +117,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

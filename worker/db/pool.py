@@ -54,7 +54,8 @@ class Session:
 
     async def fetchrow(self, name: str, *arguments: Any) -> asyncpg.Record | None:
         """Run a named call and return its first row, or None."""
-        return await self._connection.fetchrow(self._queries[name], *arguments)
+        row: asyncpg.Record | None = await self._connection.fetchrow(self._queries[name], *arguments)
+        return row
 
     async def fetchval(self, name: str, *arguments: Any) -> Any:
         """Run a named call and return the first value of its first row."""

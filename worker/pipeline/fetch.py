@@ -52,7 +52,7 @@ class ObjectStore:
         """
         try:
             signed = await self._client.storage.from_(bucket).create_signed_url(name, _URL_SECONDS)
-            return await self._stream(signed["signedUrl"], path, max_bytes)
+            return await self._stream(str(signed["signedUrl"]), path, max_bytes)
         except StorageException as exc:
             raise _translate(str(getattr(exc, "status", "")), str(getattr(exc, "message", exc))) from exc
         except httpx.HTTPError as exc:

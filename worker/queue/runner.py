@@ -105,20 +105,22 @@ class Runner:
 
     async def _drain(self) -> None:
         """Finish what fits into the drain time, then hand the rest back uncharged."""
-        tasks = {held.task for held in self._leases.held() if held.task is not None}
+        tasks = [held.task for held in self._leases.held() if held.task is not None]
         if not tasks:
             return
         logger.bind(running=len(tasks), seconds=self._drain_seconds).info("draining")
         hurry = asyncio.create_task(self._hurrying.wait())
-        finished = asyncio.gather(*tasks, return_exceptions=True)
-        try:
-            await asyncio.wait([finished, hurry], timeout=self._drain_seconds, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            hurry.cancel()
+        finished = asyncio.create_task(_finish(tasks))
+        await asyncio.wait({finished, hurry}, timeout=self._drain_seconds, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
         for held in self._leases.held():
             if not held.settling:  # a publish under way is a moment from its end
                 held.end("interrupted")
-        await asyncio.wait([finished], timeout=_RELEASE_SECONDS)
+        await asyncio.wait({finished}, timeout=_RELEASE_SECONDS)
+
+
+async def _finish(tasks: list[asyncio.Task[None]]) -> None:
+    await asyncio.wait(tasks)
 
 
 def _claim(row: asyncpg.Record) -> Claim:
