@@ -15,6 +15,7 @@ from local.errors import StackError
 _SERVER = deno.REPOSITORY / "local" / "server"
 # The first start downloads packages.
 _READY_SECONDS = 300
+_STOP_SECONDS = 5
 
 
 class Server:
@@ -88,12 +89,12 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
     if process.stdin is not None:
         process.stdin.close()
     try:
-        await asyncio.wait_for(process.wait(), 5)
-    except BaseException:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), _STOP_SECONDS)
+    finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-        raise
 
 
 def _last_words(log: Path) -> str:

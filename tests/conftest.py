@@ -47,7 +47,18 @@ def secrets() -> Secrets:
 
 @pytest.fixture(scope="session")
 def temporary_directory() -> Iterator[Path]:
-    """A directory for the session's clusters; not pytest's own, which would be kept after the run."""
+    """A directory for stacks, on a disk: Deno opens nothing under /dev without all permissions.
+
+    It is not one of pytest's own, which would be kept after the run.
+    """
+    directory = Path(tempfile.mkdtemp(prefix="sluice-stacks-"))
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def memory_directory() -> Iterator[Path]:
+    """A directory for clusters alone, in memory where there is room."""
     directory = Path(tempfile.mkdtemp(prefix="sluice-tests-", dir=_memory()))
     yield directory
     shutil.rmtree(directory, ignore_errors=True)
@@ -66,9 +77,9 @@ def _memory() -> Path | None:
 
 
 @pytest.fixture(scope="session")
-def cluster(temporary_directory: Path, secrets: Secrets) -> Iterator[Cluster]:
+def cluster(memory_directory: Path, secrets: Secrets) -> Iterator[Cluster]:
     """A running, bare Postgres; the platform's roles are made with `template`."""
-    made = Cluster(temporary_directory / "postgres", secrets.passwords[SUPERUSER], durable=False)
+    made = Cluster(memory_directory / "postgres", secrets.passwords[SUPERUSER], durable=False)
     made.create()
     made.start()
     yield made

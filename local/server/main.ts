@@ -4,6 +4,7 @@
 // it ends when its standard input closes, so that it cannot outlive the process that started it.
 import { type Api, createApi } from "./api.ts";
 import { callFunction, loadFunctions } from "./functions.ts";
+import { createStorage } from "./storage/mod.ts";
 
 const HOST = "127.0.0.1";
 // Storage bounds its own uploads; what Auth and REST are sent is held in memory.
@@ -56,7 +57,7 @@ async function build(publicUrl: string): Promise<{ handle: Handle; api: Api }> {
     secretKey: setting("SLUICE_SECRET_KEY"),
   };
   const api = await createApi({ ...keys, databaseUrl: setting("SLUICE_API_DATABASE_URL"), siteUrl: publicUrl });
-  const storage = await loadStorage({
+  const storage = createStorage({
     ...keys,
     databaseUrl: setting("SLUICE_STORAGE_DATABASE_URL"),
     directory: setting("SLUICE_STORAGE_DIRECTORY"),
@@ -66,39 +67,23 @@ async function build(publicUrl: string): Promise<{ handle: Handle; api: Api }> {
 
   const handle: Handle = async (request, peerAddress) => {
     const path = new URL(request.url).pathname;
+    // Functions answer a browser's question themselves, as on hosted projects; the rest is answered here, because
+    // the Auth server of the package names no headers.
+    if (request.headers.has("access-control-request-method") && !path.startsWith("/functions/v1/")) {
+      return preflight(request);
+    }
     if (path.startsWith("/auth/v1/") || path.startsWith("/rest/v1/") || path === "/rest/v1") {
       if (Number(request.headers.get("content-length") ?? 0) > MAX_BODY_BYTES) {
         return problem(413, `The body is larger than ${MAX_BODY_BYTES} bytes.`);
       }
       return await api.fetch(request, peerAddress);
     }
-    if (path.startsWith("/storage/v1/")) {
-      return request.method === "OPTIONS" ? preflight(request) : withCors(await storage(request));
-    }
+    if (path.startsWith("/storage/v1/")) return withCors(await storage(request));
     if (path.startsWith("/functions/v1/")) return await callFunction(functions, request);
     if (path === "/health") return Response.json({ status: "ok" });
     return problem(404, `Nothing is served at ${path}. Try /auth/v1, /rest/v1, /storage/v1 or /functions/v1.`);
   };
   return { handle, api };
-}
-
-interface StorageOptions {
-  databaseUrl: string;
-  directory: string;
-  jwtSecret: string;
-  publishableKey: string;
-  secretKey: string;
-  publicUrl: string;
-}
-
-async function loadStorage(options: StorageOptions): Promise<(request: Request) => Promise<Response>> {
-  const path = new URL("./storage/mod.ts", import.meta.url);
-  try {
-    await Deno.stat(path);
-  } catch {
-    return () => Promise.resolve(problem(501, "Storage is not served here yet."));
-  }
-  return (await import(path.href)).createStorage(options);
 }
 
 let handle: Handle = () => Promise.resolve(problem(503, "The server is starting. Try again in a moment."));

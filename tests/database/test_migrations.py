@@ -24,9 +24,9 @@ MEMBERSHIPS = """
 
 
 @pytest.fixture(scope="module")
-async def shaped(temporary_directory: Path, secrets: Secrets) -> AsyncIterator[Cluster]:
+async def shaped(memory_directory: Path, secrets: Secrets) -> AsyncIterator[Cluster]:
     """A cluster without any migration: the roles that migrations make do not exist in it."""
-    cluster = Cluster(temporary_directory / "unmigrated", secrets.passwords[SUPERUSER], durable=False)
+    cluster = Cluster(memory_directory / "unmigrated", secrets.passwords[SUPERUSER], durable=False)
     cluster.create()
     cluster.start()
     admin = await asyncpg.connect(cluster.admin_url())
