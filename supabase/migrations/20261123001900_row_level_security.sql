@@ -37,9 +37,10 @@ create policy tenant_reads on public.chunks for select to authenticated
          and not (document_id = any (array(select ingest.tombstoned()))));
 -- Only the pages behind a published document: those of a deleted one are gone for people at once,
 -- although the sweep removes the rows later. The subquery runs under the caller's own RLS.
+-- Both columns are named with their table: documents has a parse_id too.
 create policy tenant_reads on public.pages for select to authenticated
   using (tenant_id = any (array(select ingest.my_tenants('reader')))
-         and exists (select 1 from public.documents d where d.published_parse_id = parse_id and d.tenant_id = pages.tenant_id));
+         and exists (select 1 from public.documents d where d.published_parse_id = pages.parse_id and d.tenant_id = pages.tenant_id));
 
 -- search() runs as its caller and reads these two.
 create policy everybody_reads on ingest.embedding_models for select to authenticated using (true);

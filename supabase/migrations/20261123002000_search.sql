@@ -77,11 +77,12 @@ begin
                                       'norwegian', 'portuguese', 'russian', 'spanish', 'swedish') then
     raise exception 'There is no text search language %.', p_filters ->> 'language' using errcode = '22023';
   end if;
+  -- A filter that is absent is null and narrows nothing; an empty one matches nothing.
   return query select
-    (select coalesce(pg_catalog.array_agg(v::uuid), '{}') from pg_catalog.jsonb_array_elements_text(p_filters -> 'tenant_ids') v where p_filters ? 'tenant_ids'),
-    (select coalesce(pg_catalog.array_agg(v::uuid), '{}') from pg_catalog.jsonb_array_elements_text(p_filters -> 'document_ids') v where p_filters ? 'document_ids'),
+    case when p_filters ? 'tenant_ids' then (select coalesce(pg_catalog.array_agg(v::uuid), '{}') from pg_catalog.jsonb_array_elements_text(p_filters -> 'tenant_ids') v) end,
+    case when p_filters ? 'document_ids' then (select coalesce(pg_catalog.array_agg(v::uuid), '{}') from pg_catalog.jsonb_array_elements_text(p_filters -> 'document_ids') v) end,
     p_filters ->> 'name_prefix',
-    (select coalesce(pg_catalog.array_agg(v), '{}') from pg_catalog.jsonb_array_elements_text(p_filters -> 'mime_types') v where p_filters ? 'mime_types'),
+    case when p_filters ? 'mime_types' then (select coalesce(pg_catalog.array_agg(v), '{}') from pg_catalog.jsonb_array_elements_text(p_filters -> 'mime_types') v) end,
     p_filters ->> 'language';
 exception when invalid_text_representation then
   raise exception 'A filter holds an id that is not a UUID.' using errcode = '22023';
