@@ -5,6 +5,7 @@ import { withoutParameters } from "./names.ts";
 import { readForm } from "./multipart.ts";
 
 const IDLE_MS = 60_000;
+const DISCARD_MS = 10_000;
 const LARGEST_JSON = 1024 * 1024;
 
 export interface Incoming {
@@ -75,22 +76,49 @@ export async function readJson(request: Request): Promise<Record<string, unknown
   return value as Record<string, unknown>;
 }
 
+/**
+ * Reads what nobody read of a body, for at most ten seconds, and lets go of it.
+ *
+ * A client that is still sending when a refusal leaves would see a reset connection instead of it.
+ */
+export async function discard(request: Request): Promise<void> {
+  const reader = readerOf(request);
+  if (!reader) return;
+  const drained = (async () => {
+    while (!(await reader.read()).done);
+  })();
+  // A client that left, or stalled, is not told anything any more.
+  await within(drained, DISCARD_MS).catch(() => {});
+  await reader.cancel().catch(() => {});
+}
+
+type Reader = ReadableStreamDefaultReader<Uint8Array>;
+
+// One reader a request: an upload that is refused half-way leaves it to `discard`.
+const readers = new WeakMap<Request, Reader>();
+
+function readerOf(request: Request): Reader | undefined {
+  const known = readers.get(request) ?? request.body?.getReader();
+  if (known) readers.set(request, known);
+  return known;
+}
+
 async function* chunks(request: Request): AsyncGenerator<Uint8Array> {
-  if (!request.body) return;
-  const reader = request.body.getReader();
-  try {
-    for (;;) {
-      let timer: ReturnType<typeof setTimeout> | undefined;
-      const stalled = new Promise<never>((_, reject) => {
-        timer = setTimeout(() => reject(refusals.timedOut()), IDLE_MS);
-      });
-      const { done, value } = await Promise.race([reader.read(), stalled]).finally(() => clearTimeout(timer));
-      if (done) return;
-      yield value;
-    }
-  } finally {
-    reader.releaseLock();
+  const reader = readerOf(request);
+  if (!reader) return;
+  for (;;) {
+    const { done, value } = await within(reader.read(), IDLE_MS);
+    if (done) return;
+    yield value;
   }
+}
+
+async function within<T>(work: Promise<T>, milliseconds: number): Promise<T> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(refusals.timedOut()), milliseconds);
+  });
+  return await Promise.race([work, late]).finally(() => clearTimeout(timer));
 }
 
 function parseMetadata(text: string): Record<string, unknown> | undefined {

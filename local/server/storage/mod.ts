@@ -13,13 +13,14 @@ import {
 } from "./buckets.ts";
 import { Callers } from "./caller.ts";
 import { ANONYMOUS, connect, SERVICE } from "./database.ts";
-import { asRefusal, refusals, StorageError } from "./errors.ts";
-import { contentLength, metadataHeader, readJson, readUpload } from "./incoming.ts";
+import { asRefusal, refusals } from "./errors.ts";
+import { contentLength, discard, metadataHeader, readJson, readUpload } from "./incoming.ts";
 import { listFolder, listPage, whole } from "./listing.ts";
 import { bucketName, isFolderMarker, objectName, requireMimeType } from "./names.ts";
 import {
   copyObject,
   deleteObjects,
+  findNames,
   findObject,
   moveObject,
   probeMetadata,
@@ -241,19 +242,14 @@ class StorageApi {
     const caller = await this.#callers.identify(route.request);
     const body = await readJson(route.request);
     const seconds = expiry(body.expiresIn);
-    const signed = names(body.paths, "paths").map(async (path) => {
-      try {
-        await findObject(this.#store.database, caller, "storage.object.sign_many", bucket, objectName(path));
-        return { error: null, path, signedURL: await this.#signedUrl(bucket, path, seconds) };
-      } catch (thrown) {
-        if (!(thrown instanceof StorageError)) throw thrown;
-        return {
-          error: "Either the object does not exist or you do not have access to it",
-          path,
-          signedURL: null,
-        };
-      }
-    });
+    const paths = names(body.paths, "paths");
+    const found = await findNames(this.#store.database, caller, "storage.object.sign_many", bucket, paths);
+    const error = "Either the object does not exist or you do not have access to it";
+    const signed = paths.map(async (path) =>
+      found.has(path)
+        ? { error: null, path, signedURL: await this.#signedUrl(bucket, path, seconds) }
+        : { error, path, signedURL: null }
+    );
     return Response.json(await Promise.all(signed));
   }
 
@@ -360,17 +356,4 @@ function replacedMetadata(value: unknown): Record<string, unknown> {
 function expiry(value: unknown): number {
   if (value === undefined || value === null) throw refusals.invalidParameter("expiresIn is missing");
   return whole(value, "expiresIn", 0, 1, LONGEST_EXPIRY_SECONDS);
-}
-
-// A client that is still sending when the refusal leaves would see a reset connection instead of it.
-async function discard(request: Request): Promise<void> {
-  if (!request.body || request.bodyUsed && request.body.locked) return;
-  const deadline = Date.now() + 10_000;
-  const reader = request.body.getReader();
-  try {
-    while (Date.now() < deadline && !(await reader.read()).done);
-  } catch {
-    // The client left; there is nobody to answer.
-  }
-  await reader.cancel().catch(() => {});
 }

@@ -216,6 +216,20 @@ export async function findObject(
   return rows[0];
 }
 
+/** Returns which of the names are objects that the caller may see. */
+export async function findNames(
+  database: Database,
+  caller: Caller,
+  operation: string,
+  bucket: string,
+  names: string[],
+): Promise<Set<string>> {
+  const rows = await inRole(database, { caller, operation }, (tx) =>
+    tx`
+    select name from storage.objects where bucket_id = ${bucket} and name = any(${names}::text[])`);
+  return new Set(rows.map((row) => row.name));
+}
+
 async function insert(tx: Transaction, row: Row): Promise<string> {
   const [{ id }] = await tx`
     insert into storage.objects (bucket_id, name, owner, owner_id, version, metadata, user_metadata)
