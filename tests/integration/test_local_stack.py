@@ -142,6 +142,16 @@ async def test_a_second_start_finds_the_data_and_keys_of_the_first(temporary_dir
         assert (found["id"], second.secret_key) == (made["id"], key)
 
 
+async def test_a_first_start_that_was_interrupted_is_done_anew(temporary_directory: Path) -> None:
+    directory = temporary_directory / "interrupted"
+    (directory / "postgres" / "data").mkdir(parents=True)
+    (directory / "postgres" / "data" / "PG_VERSION").write_text("18\n")
+    (directory / "shape").write_text("unfinished")
+
+    async with Stack(directory, durable=False) as stack, httpx.AsyncClient() as client:
+        assert (await client.get(f"{stack.api_url}/health")).json() == {"status": "ok"}
+
+
 async def test_data_of_another_shape_is_refused_with_what_to_remove(temporary_directory: Path) -> None:
     directory = temporary_directory / "foreign"
     (directory / "postgres" / "data").mkdir(parents=True)
