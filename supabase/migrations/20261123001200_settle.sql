@@ -1,7 +1,7 @@
 -- Settle: the one place where an attempt ends, and the verbs that are its verdicts.
 --
 -- Settling begins by deleting the lease with the right claim number: no row, no verdict. Locks are
--- taken in the order lease, job, document, as everywhere.
+-- taken in the order lease, job, document, turn, as everywhere.
 
 create function ingest.settle_jobs(
   p_jobs     bigint[],
@@ -63,10 +63,13 @@ begin
            error_code = s.error_code, error_message = s.error_message, updated_at = pg_catalog.now()
       from settled s
      where s.v <> 'complete' and doc.id = s.document_id and doc.generation = s.generation
+    returning doc.id
   ), turned as (
+    -- After the documents, as in the object trigger: the other way round an overwrite deadlocked with a release.
     select ingest.take_turn(w.tenant_id, w.due_at)
       from (select s.tenant_id, pg_catalog.min(s.scheduled_at) as due_at from settled s where s.state = 'available'
              group by s.tenant_id order by s.tenant_id) w
+     cross join (select pg_catalog.count(*) from told) first
   )
   select s.id, s.v from settled s cross join (select pg_catalog.count(*) from turned) t;
   if p_verdict = 'release' then perform pg_catalog.pg_notify('ingest_wake', ''); end if;

@@ -12,8 +12,12 @@ begin
   with dead as (
     select l.job_id from ingest.leases l where l.expires_at < pg_catalog.clock_timestamp()
      order by l.job_id limit p_limit for update skip locked
+  ), free as (
+    -- A job that somebody's transaction holds waits for the next rescue, and holds up nobody else's.
+    select j.id from public.jobs j join dead on dead.job_id = j.id where j.state = 'running' for no key update of j skip locked
   ), gone as (
-    delete from ingest.leases l using dead where l.job_id = dead.job_id
+    delete from ingest.leases l using dead left join public.jobs j on j.id = dead.job_id
+     where l.job_id = dead.job_id and (j.id in (select id from free) or j.state is distinct from 'running')
     returning l.job_id, l.worker_id, l.taken_at
   ), orphans as (
     select j.id as job_id, null::uuid as worker_id, j.started_at as taken_at from public.jobs j
@@ -52,10 +56,12 @@ begin
            error_code = s.error_code, error_message = s.error_message, updated_at = pg_catalog.now()
       from saved s
      where d.id = s.document_id and d.generation = s.generation
+    returning d.id
   ), turned as (
     select ingest.take_turn(w.tenant_id, w.due_at)
       from (select s.tenant_id, pg_catalog.min(s.scheduled_at) as due_at from saved s where s.state = 'available'
              group by s.tenant_id order by s.tenant_id) w
+     cross join (select pg_catalog.count(*) from told) first
   )
   select s.id, s.state from saved s cross join (select pg_catalog.count(*) from turned) t;
   if found then perform pg_catalog.pg_notify('ingest_wake', ''); end if;
