@@ -12,7 +12,9 @@ begin
   -- Locked first and judged again by the next statement's snapshot: begin_parse locks the row too.
   select pg_catalog.array_agg(l.id) into v_ids from (
     select p.id from ingest.parses p
-     where p.created_at < pg_catalog.now() - p_age and p.state in ('done', 'failed')
+     where p.created_at < pg_catalog.now() - p_age
+       and (p.state in ('done', 'failed') or p.state = 'submitting' and not exists (   -- its submitter died or was cancelled
+              select 1 from ingest.leases l where l.job_id = p.submitted_job and l.claim = p.submitted_by))
        and not exists (select 1 from public.documents d where d.parse_id = p.id)
        and not exists (select 1 from public.documents d where d.published_parse_id = p.id)
      order by p.id limit p_limit for update skip locked) l;
@@ -29,16 +31,22 @@ end $$;
 create function ingest.sweep_embeddings(p_age interval default interval '1 day', p_limit integer default 5000)
 returns integer language plpgsql set search_path = '' as $$
 declare
-  v_removed integer;
+  v_models   smallint[];
+  v_tenants  uuid[];
+  v_keys     bytea[];
+  v_removed  integer;
 begin
-  with unused as (
+  -- Locked first and judged again by the next statement's snapshot: a publish may have committed
+  -- between this one's snapshot and its lock, and locking a vector does not change its row.
+  select pg_catalog.array_agg(l.model_id), pg_catalog.array_agg(l.tenant_id), pg_catalog.array_agg(l.content_sha256)
+    into v_models, v_tenants, v_keys from (
     select e.model_id, e.tenant_id, e.content_sha256 from ingest.embeddings e
      where e.created_at < pg_catalog.now() - p_age
        and not exists (select 1 from public.chunks c where c.tenant_id = e.tenant_id and c.content_sha256 = e.content_sha256)
-     limit p_limit for update skip locked
-  )
-  delete from ingest.embeddings e using unused u
-   where e.model_id = u.model_id and e.tenant_id = u.tenant_id and e.content_sha256 = u.content_sha256;
+     limit p_limit for update skip locked) l;
+  delete from ingest.embeddings e using unnest(v_models, v_tenants, v_keys) as u(model_id, tenant_id, content_sha256)
+   where e.model_id = u.model_id and e.tenant_id = u.tenant_id and e.content_sha256 = u.content_sha256
+     and not exists (select 1 from public.chunks c where c.tenant_id = e.tenant_id and c.content_sha256 = e.content_sha256);
   get diagnostics v_removed = row_count;
   return v_removed;
 end $$;
@@ -53,11 +61,17 @@ declare
   v_removed  integer := 0;
 begin
   for v_id in select object_id from ingest.tombstones order by at limit p_limit for update skip locked loop
-    perform ingest.remove_document(v_id);
-    select pg_catalog.to_jsonb(o) into v_object from storage.objects o where o.id = v_id;
-    if found then perform ingest.apply_object_change(null, v_object); end if;
-    delete from ingest.tombstones where object_id = v_id;
-    v_removed := v_removed + 1;
+    -- One that still fails stays hidden and does not keep the others.
+    begin
+      perform ingest.remove_document(v_id);
+      select pg_catalog.to_jsonb(o) into v_object from storage.objects o where o.id = v_id;
+      if found then perform ingest.apply_object_change(null, v_object); end if;
+      delete from ingest.tombstones where object_id = v_id;
+      v_removed := v_removed + 1;
+    exception when others then
+      raise warning 'sluice: the tombstone of object % stays: % (%)', v_id, sqlerrm, sqlstate;
+      update ingest.tombstones set at = pg_catalog.clock_timestamp() where object_id = v_id;   -- to the end of the line
+    end;
   end loop;
   return v_removed;
 end $$;
