@@ -47,7 +47,7 @@ declare
 begin
   perform ingest.hold_claim(p_job, p_claim);
   select * into v_job from public.jobs j where j.id = p_job;
-  update public.documents d set state = 'processing', updated_at = pg_catalog.now()
+  update public.documents d set state = 'processing', error_code = null, error_message = null, updated_at = pg_catalog.now()
    where d.id = v_job.document_id and d.generation = v_job.generation
   returning * into v_document;
   if not found then
@@ -68,9 +68,12 @@ begin
   perform ingest.hold_claim(p_job, p_claim);
   select stage into v_before from public.jobs where id = p_job;
   with moved as (
-    -- Durable progress, after which an earlier worker's death is no sign of a poison document.
+    -- Every vector is stored: durable progress, after which an earlier worker's death is no sign of a
+    -- poison document and a day of waiting begins anew. The parse stage says so in finish_parse, since
+    -- an attempt that only finds the pages again has got no further.
     update public.jobs set stage = p_stage, progress = p_progress,
-           rescues = case when v_before in ('parse', 'embed') and v_before <> p_stage then 0 else rescues end
+           rescues = case when v_before = 'embed' and p_stage <> 'embed' then 0 else rescues end,
+           snoozing_since = case when v_before = 'embed' and p_stage <> 'embed' then null else snoozing_since end
      where id = p_job and claim = p_claim and state = 'running'
     returning *
   )

@@ -95,6 +95,7 @@ create function ingest.finish_parse(
 returns void language plpgsql set search_path = '' as $$
 begin
   perform ingest.hold_claim(p_job, p_claim);
+  update public.jobs set rescues = 0, snoozing_since = null where id = p_job and claim = p_claim and state = 'running';
   update ingest.parses
      set state = 'done', page_count = p_pages, title = p_title, mime_type = p_mime_type, notes = p_notes,
          finished_at = pg_catalog.now(), next_poll_at = null
