@@ -31,6 +31,9 @@ begin
     select u.id, 'personal', 'Personal' from auth.users u where u.id = pg_catalog.split_part(p_name, '/', 1)::uuid
     on conflict (id) do nothing
     returning id into v_id;
+    if not found then                                      -- another first file of theirs made it meanwhile
+      select t.id into v_id from public.tenants t where t.id = pg_catalog.split_part(p_name, '/', 1)::uuid;
+    end if;
   end if;
   return v_id;
 end $$;
