@@ -58,7 +58,7 @@ declare
   v_left     integer := p_limit;
   v_taken    integer;
 begin
-  if p_limit not between 1 and 1000 or p_tenant_cap < 1 or p_sample not between 1 and 100000 or p_lease <= interval '0' then
+  if (p_limit between 1 and 1000 and p_tenant_cap >= 1 and p_sample between 1 and 100000 and p_lease > interval '0') is not true then
     raise exception 'claim_jobs: limit %, tenant cap %, sample % or lease % is out of range', p_limit, p_tenant_cap, p_sample, p_lease
       using errcode = '22023';
   end if;
