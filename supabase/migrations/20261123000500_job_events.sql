@@ -42,6 +42,8 @@ begin
   if p_ahead not between 0 and 24 then
     raise exception 'p_ahead is %, it must be between 0 and 24', p_ahead using errcode = '22023';
   end if;
+  -- Every worker does this when it starts: one makes the table, the others have nothing to do.
+  if not pg_catalog.pg_try_advisory_xact_lock(7150010003) then return 0; end if;
   for i in 0..p_ahead loop
     v_name := 'job_events_' || pg_catalog.to_char(v_month at time zone 'UTC', 'YYYY_MM');
     if pg_catalog.to_regclass('ingest.' || v_name) is null then
