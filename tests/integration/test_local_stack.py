@@ -22,7 +22,7 @@ import pytest
 from local.deno import REPOSITORY
 from local.errors import StackError
 from local.stack import Stack
-from tests import supabase_js
+from tests import deno_script
 
 ACCOUNT = Path(__file__).parent / "account.ts"
 
@@ -62,7 +62,7 @@ async def _access(stack: Stack) -> list[tuple[Any, ...]]:
 async def test_a_person_signs_up_and_in_without_confirmation_and_sees_only_what_is_theirs(stack: Stack) -> None:
     email = f"{uuid4()}@example.com"
 
-    seen = await supabase_js.run(ACCOUNT, stack, EMAIL=email)
+    seen = await deno_script.run(ACCOUNT, stack, EMAIL=email)
 
     assert seen["signUp"] == {"error": None, "session": True}
     assert seen["signIn"] is None
@@ -81,7 +81,7 @@ async def test_a_person_signs_up_and_in_without_confirmation_and_sees_only_what_
 async def test_using_auth_and_rest_changes_no_right_in_the_database(stack: Stack) -> None:
     before = await _access(stack)
 
-    await supabase_js.run(ACCOUNT, stack, EMAIL=f"{uuid4()}@example.com")
+    await deno_script.run(ACCOUNT, stack, EMAIL=f"{uuid4()}@example.com")
 
     assert await _access(stack) == before
     assert len(before) > 1000
@@ -133,11 +133,11 @@ async def test_a_second_start_finds_the_data_and_keys_of_the_first(temporary_dir
     directory = temporary_directory / "twice"
     async with Stack(directory, durable=False) as first:
         email = f"{uuid4()}@example.com"
-        made = await supabase_js.run(ACCOUNT, first, EMAIL=email)
+        made = await deno_script.run(ACCOUNT, first, EMAIL=email)
         key = first.secret_key
 
     async with Stack(directory, durable=False) as second:
-        found = await supabase_js.run(ACCOUNT, second, EMAIL=email, EXISTING="1")
+        found = await deno_script.run(ACCOUNT, second, EMAIL=email, EXISTING="1")
 
         assert (found["id"], second.secret_key) == (made["id"], key)
 
