@@ -78,9 +78,7 @@ class Wakeups:
         proof, proven = f"proof {secrets.token_hex(8)}", asyncio.Event()
 
         def heard(_connection: Any, _pid: int, _channel: str, payload: object) -> None:
-            if payload == proof:
-                proven.set()
-            self._woken.set()
+            (proven if payload == proof else self._woken).set()
 
         try:
             connection.add_termination_listener(lambda _connection: died.set())

@@ -1,0 +1,295 @@
+"""From upload to search on the running stack, with a real worker: what a document's life does to its rows."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from local.install import MODELS
+from local.stack import Stack
+from local.worker_process import Worker, working
+from tests.people import Person, Project
+from worker.pipeline.embed.local import LocalEmbedder
+
+
+def handbook(sections: int, *, edition: str = "first") -> bytes:
+    """A Markdown handbook in which every section says something of its own."""
+    title = f"# Harbour handbook, {edition} edition"
+    berths = (
+        f"## Berth {number}\n\nBerth {number} takes vessels up to {100 + number} metres. Its crane lifts "
+        f"{number * 3} tonnes, and the berth master of pier {number} is reached on channel {number % 60}. "
+        f"Mooring lines are doubled when the wind at mast {number} rises above {number % 12} Beaufort."
+        for number in range(1, sections + 1)
+    )
+    return "\n\n".join([title, *berths]).encode()
+
+
+@pytest.fixture(scope="module")
+async def worker(stack: Stack, temporary_directory: Path) -> AsyncIterator[Worker]:
+    """A worker for the tests of this module that do not need one of their own."""
+    async with working(stack, temporary_directory / "pipeline-worker.log") as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+async def embedder() -> AsyncIterator[LocalEmbedder]:
+    made = LocalEmbedder(MODELS)
+    yield made
+    await made.aclose()
+
+
+async def test_an_upload_becomes_searchable_for_its_owner_and_for_nobody_else(
+    stack: Stack, worker: Worker, project: Project, ada: Person, bob: Person, embedder: LocalEmbedder
+) -> None:
+    path = await ada.upload("notes/harbour.md", handbook(12), mime_type="text/markdown")
+
+    document = await project.settled(path)
+
+    assert (document["state"], document["generation"], document["published_generation"]) == ("ready", 1, 1)
+    question = "how many tonnes can the crane of berth 7 lift?"
+    vector = (await embedder.embed([question]))[0].tolist()
+    hits = await ada.search(question, vector)
+    assert hits[0]["document_name"] == path
+    assert any("lifts 21 tonnes" in hit["content"] for hit in hits[:3])
+    assert hits[0]["stale"] is False
+    assert await bob.search(question, vector) == []
+    jobs = (await bob.client.table("jobs").select("*").execute()).data
+    assert jobs == []
+
+
+async def test_every_chunk_is_the_slice_of_the_text_that_it_names_and_lies_on_its_pages(
+    worker: Worker, project: Project, ada: Person
+) -> None:
+    path = await ada.upload("slices.md", handbook(30), mime_type="text/markdown")
+    document = await project.settled(path)
+
+    pages = await project.connection.fetch(
+        "select page, markdown from public.pages where parse_id = $1 order by page", document["published_parse_id"]
+    )
+    chunks = await project.connection.fetch(
+        "select * from public.chunks where document_id = $1 order by ordinal", document["id"]
+    )
+
+    text = "\n\n".join(row["markdown"] for row in pages)
+    assert [row["ordinal"] for row in chunks] == list(range(document["chunk_count"]))
+    assert all(text[row["char_start"] : row["char_end"]] == row["content"] for row in chunks)
+    assert all(
+        hashlib.sha256(f"{row['context']}\0{row['content']}".encode()).digest() == row["content_sha256"]
+        for row in chunks
+    )
+
+
+async def test_an_overwrite_makes_generation_two_without_a_moment_without_chunks(
+    stack: Stack, worker: Worker, project: Project, ada: Person
+) -> None:
+    path = await ada.upload("overwritten.md", handbook(20), mime_type="text/markdown")
+    first = await project.settled(path)
+    watcher = await asyncpg.connect(stack.admin_url)
+    seen: set[tuple[int, int]] = set()
+
+    async def watch() -> None:
+        while True:
+            row = await watcher.fetchrow(
+                "select count(*) as all_of_them, count(*) filter (where content like '%second edition%') as new_ones"
+                " from public.chunks where document_id = $1",
+                first["id"],
+            )
+            seen.add((row["all_of_them"], row["new_ones"]))
+
+    watching = asyncio.create_task(watch())
+    await ada.upload("overwritten.md", handbook(25, edition="second"), mime_type="text/markdown", upsert=True)
+    second = await project.settled(path, generation=2)
+    watching.cancel()
+    await asyncio.wait([watching])
+    await watcher.close()
+
+    assert (second["id"], second["generation"], second["published_generation"]) == (first["id"], 2, 2)
+    assert second["chunk_count"] > first["chunk_count"]
+    assert {total for total, _ in seen} <= {first["chunk_count"], second["chunk_count"]}
+    assert (first["chunk_count"], 0) in seen
+
+
+async def test_a_small_edit_embeds_only_the_chunks_that_changed(worker: Worker, project: Project, ada: Person) -> None:
+    path = await ada.upload("edited.md", handbook(40), mime_type="text/markdown")
+    document = await project.settled(path)
+    before = await project.embedded(path)
+    edited = handbook(40).replace(b"Its crane lifts 60 tonnes", b"Its crane lifts 61 tonnes")
+
+    await ada.upload("edited.md", edited, mime_type="text/markdown", upsert=True)
+    await project.settled(path, generation=2)
+
+    assert before == document["chunk_count"]
+    assert await project.embedded(path) - before == 1
+
+
+async def test_a_move_changes_one_row_and_embeds_nothing(worker: Worker, project: Project, ada: Person) -> None:
+    path = await ada.upload("here.md", handbook(8), mime_type="text/markdown")
+    before = await project.settled(path)
+    jobs, vectors = await project.count("public.jobs", ada.id), await project.count("ingest.embeddings", ada.id)
+
+    await ada.client.storage.from_("documents").move(path, f"{ada.folder}/elsewhere/there.md")
+
+    after = await project.document(f"{ada.folder}/elsewhere/there.md")
+    assert (after["id"], after["generation"], after["state"]) == (before["id"], 1, "ready")
+    assert await project.count("public.jobs", ada.id) == jobs
+    assert await project.count("ingest.embeddings", ada.id) == vectors
+
+
+async def test_removal_takes_document_and_chunks_at_once_and_the_sweep_the_rest(
+    stack: Stack, worker: Worker, project: Project, ada: Person
+) -> None:
+    path = await ada.upload("gone.md", handbook(8), mime_type="text/markdown")
+    await project.settled(path)
+
+    await ada.client.storage.from_("documents").remove([path])
+
+    for table in ("public.documents", "public.chunks"):
+        assert await project.count(table, ada.id) == 0
+    visible = (await ada.client.table("pages").select("page").execute()).data
+    assert visible == []
+    as_worker = await asyncpg.connect(stack.worker_database_url)
+    await as_worker.execute("select ingest.sweep_parses(interval '0'), ingest.sweep_embeddings(interval '0')")
+    await as_worker.close()
+    for table in ("public.pages", "ingest.parses", "ingest.embeddings"):
+        assert await project.count(table, ada.id) == 0
+
+
+async def test_an_overwrite_by_a_broken_file_leaves_the_published_chunks_searchable_and_stale(
+    worker: Worker, project: Project, ada: Person, embedder: LocalEmbedder
+) -> None:
+    path = await ada.upload("fine.md", handbook(6), mime_type="text/markdown")
+    first = await project.settled(path)
+
+    await ada.upload("fine.md", b"%PDF-1.7\n" + os.urandom(4000), upsert=True)
+    broken = await project.settled(path, generation=2)
+
+    assert (broken["state"], broken["error_code"]) == ("failed", "file_corrupt")
+    assert broken["published_generation"] == 1
+    hits = await ada.search("berth 3", (await embedder.embed(["berth 3"]))[0].tolist())
+    assert len(hits) == first["chunk_count"]
+    assert all(hit["stale"] for hit in hits)
+
+
+async def test_same_bytes_are_parsed_and_embedded_once_in_a_tenant_and_anew_in_another(
+    worker: Worker, project: Project, ada: Person, bob: Person
+) -> None:
+    content = handbook(9, edition="shared")
+    first = await ada.upload("one.md", content, mime_type="text/markdown")
+    await project.settled(first)
+    second = await ada.upload("two.md", content, mime_type="text/markdown")
+    foreign = await bob.upload("three.md", content, mime_type="text/markdown")
+    await project.settled(second)
+    await project.settled(foreign)
+
+    assert await project.count("ingest.parses", ada.id) == 1
+    assert await project.count("ingest.parses", bob.id) == 1
+    assert await project.embedded(second) == 0
+    assert await project.embedded(foreign) == await project.embedded(first) > 0
+
+
+async def test_a_move_while_the_job_runs_still_ends_in_a_ready_document(
+    worker: Worker, project: Project, ada: Person
+) -> None:
+    path = await ada.upload("moving.md", handbook(150), mime_type="text/markdown")
+    await project.until(
+        "select stage from public.jobs where tenant_id = $1::uuid", ada.id, when=lambda row: row["stage"] == "embed"
+    )
+
+    await ada.client.storage.from_("documents").move(path, f"{ada.folder}/moved.md")
+
+    document = await project.settled(f"{ada.folder}/moved.md")
+    assert (document["state"], document["generation"]) == ("ready", 1)
+
+
+async def test_names_with_quotes_spaces_and_dots_are_only_names(worker: Worker, project: Project, ada: Person) -> None:
+    names = ["it's a 'quoted' name.md", "two  spaces (and) parentheses.md", "...dots..md", "$1; drop table jobs --.md"]
+
+    paths = [await ada.upload(name, handbook(2), mime_type="text/markdown") for name in names]
+
+    for path in paths:
+        assert (await project.settled(path))["state"] == "ready"
+
+
+async def test_a_name_that_climbs_out_of_its_folder_is_refused_or_stays_a_name(
+    stack: Stack, worker: Worker, project: Project, ada: Person, bob: Person
+) -> None:
+    outside = f"{ada.folder}/../{bob.folder}/planted.md"
+    answer = await ada.http.post(
+        f"{stack.api_url}/storage/v1/object/documents/{ada.folder}/%2e%2e/{bob.folder}/planted.md",
+        content=handbook(2),
+        headers={
+            "apikey": stack.publishable_key,
+            "authorization": f"Bearer {(await ada.client.auth.get_session()).access_token}",  # type: ignore[union-attr]
+            "content-type": "text/markdown",
+        },
+    )
+
+    assert await project.count("public.documents", bob.id) == 0
+    assert answer.status_code == 400 or (await project.settled(outside))["tenant_id"] == ada.id
+
+
+@pytest.mark.timeout(180)
+class TestDyingWorkers:
+    """Each needs a worker of its own, and the others' must not be there."""
+
+    async def test_after_kill_9_during_embed_the_document_is_ready_once_and_nothing_is_embedded_again(
+        self, stack: Stack, temporary_directory: Path, project: Project, ada: Person
+    ) -> None:
+        log = temporary_directory / "dying-worker.log"
+        async with working(stack, log) as first:
+            path = await ada.upload("long.md", handbook(400), mime_type="text/markdown")
+            await project.until(
+                "select count(*) as vectors from ingest.embeddings where tenant_id = $1::uuid",
+                ada.id,
+                when=lambda row: row["vectors"] > 20,
+            )
+            os.kill(first.pid, signal.SIGKILL)
+        kept = await project.connection.fetch(
+            "select content_sha256, created_at from ingest.embeddings where tenant_id = $1::uuid", ada.id
+        )
+        assert (await project.document(path))["state"] == "processing"
+        # The lease runs out on the database's clock: moved, not waited for.
+        await project.connection.execute("update ingest.leases set expires_at = now() - interval '1 second'")
+
+        async with working(stack, log):
+            document = await project.settled(path, seconds=120)
+
+        assert document["state"] == "ready"
+        events = [event["event"] for event in await project.events(path)]
+        assert events.count("complete") == 1
+        assert events.count("rescue") == 1
+        assert await project.count("public.chunks", ada.id) == document["chunk_count"]
+        assert await project.embedded(path) == document["chunk_count"] - len(kept)
+        unchanged = await project.connection.fetchval(
+            "select count(*) from ingest.embeddings e join unnest($2::bytea[], $3::timestamptz[]) as k(sha, at)"
+            " on e.content_sha256 = k.sha and e.created_at = k.at where e.tenant_id = $1::uuid",
+            ada.id,
+            [row["content_sha256"] for row in kept],
+            [row["created_at"] for row in kept],
+        )
+        assert unchanged == len(kept) > 20
+
+    async def test_sigterm_hands_a_running_job_back_uncharged_and_exits_0(
+        self, stack: Stack, temporary_directory: Path, project: Project, ada: Person
+    ) -> None:
+        log = temporary_directory / "drained-worker.log"
+        async with working(stack, log, SLUICE_DRAIN_SECONDS="0"):
+            path = await ada.upload("interrupted.md", handbook(400), mime_type="text/markdown")
+            await project.until(
+                "select stage from public.jobs where tenant_id = $1::uuid",
+                ada.id,
+                when=lambda row: row["stage"] == "embed",
+            )
+
+        job = await project.connection.fetchrow("select * from public.jobs where tenant_id = $1::uuid", ada.id)
+        assert job is not None
+        assert (job["state"], job["attempt"], job["error_code"]) == ("available", 0, "worker_stopped")
+        assert await project.count("ingest.leases", ada.id) == 0
+        await ada.client.storage.from_("documents").remove([path])
