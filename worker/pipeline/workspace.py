@@ -14,7 +14,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-_PREFIX = "sluice-"
+# Of workers only: a stack, a demo or a test run beside us keeps its files in sluice-something too, without a lock.
+_PREFIX = "sluice-worker-"
 
 
 @contextlib.contextmanager
