@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -54,40 +55,33 @@ async def _up(stack: Stack, as_json: bool) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, this.cancel)
     async with stack:
-        click.echo(json.dumps(_facts(stack)) if as_json else _described(_facts(stack)))
+        click.echo(
+            json.dumps(stack.facts())
+            if as_json
+            else _described("The local Supabase is up. Ctrl-C stops it.", stack.facts())
+        )
         sys.stdout.flush()
         await stack.ended()
 
 
-def _facts(stack: Stack) -> dict[str, str]:
-    return {
-        "api_url": stack.api_url,
-        "publishable_key": stack.publishable_key,
-        "secret_key": stack.secret_key,
-        "database_url": stack.database_url,
-        "worker_database_url": stack.worker_database_url,
-        "directory": str(stack.directory),
-    }
-
-
-def _described(facts: dict[str, str]) -> str:
+def _described(title: str, facts: dict[str, Any]) -> str:
     lines = [f"  {name.replace('_', ' '):<20} {value}" for name, value in facts.items()]
-    return "\n".join(["The local Supabase is up. Ctrl-C stops it.", "", *lines])
+    return "\n".join([title, "", *lines])
 
 
 @main.command()
 @_directory
 @_json
 def status(directory: Path, as_json: bool) -> None:
-    """Say whether a stack runs in the directory; exit status 3 if not."""
-    pid = Lock(directory / "lock").holder()
+    """Say whether a stack runs in the directory, and its addresses and keys; exit status 3 if none does."""
+    facts = Lock(directory / "lock").said()
     if as_json:
-        click.echo(json.dumps({"running": pid is not None, "pid": pid, "directory": str(directory)}))
-    elif pid is None:
+        click.echo(json.dumps({"running": facts is not None, "directory": str(directory), **(facts or {})}))
+    elif facts is None:
         click.echo(f"Nothing runs in {directory}. Start it with: python -m local up")
     else:
-        click.echo(f"A stack runs in {directory}, held by process {pid}.")
-    if pid is None:
+        click.echo(_described("A local Supabase is up here.", facts))
+    if facts is None:
         sys.exit(_NOT_RUNNING)
 
 
@@ -96,10 +90,10 @@ def status(directory: Path, as_json: bool) -> None:
 def down(directory: Path) -> None:
     """Stop the stack of the directory, also what a killed one left behind."""
     lock = Lock(directory / "lock")
-    pid = lock.holder()
+    pid = lock.holder
     if pid:
         os.kill(pid, signal.SIGTERM)
-        if not _within(30, lambda: lock.holder() is None):
+        if not _within(30, lambda: lock.holder is None):
             raise click.ClickException(f"Process {pid} did not stop within 30 s. Look at what it prints, or end it.")
         click.echo("Stopped.")
     elif stop_leftover(directory):
@@ -114,7 +108,7 @@ def down(directory: Path) -> None:
 def reset(directory: Path, yes: bool) -> None:
     """Remove the stack's database, files and keys; the next `up` makes new ones."""
     lock = Lock(directory / "lock")
-    if pid := lock.holder():
+    if pid := lock.holder:
         raise click.ClickException(f"{directory} is in use by process {pid}. Stop it first: python -m local down")
     if not yes:
         click.confirm(f"Remove the database, files and keys in {directory}?", abort=True)

@@ -26,13 +26,20 @@ class Lock:
         except BlockingIOError:
             stream.close()
             raise StackError(
-                f"{self._file.parent} is in use by process {self.holder()}. "
+                f"{self._file.parent} is in use by process {self.holder}. "
                 f"Stop it with Ctrl-C there or: python -m local down --directory {self._file.parent}"
             ) from None
-        stream.truncate(0)
-        json.dump({"pid": os.getpid()}, stream)
-        stream.flush()
         self._stream = stream
+        self.say({})
+
+    def say(self, facts: dict[str, str]) -> None:
+        """Leave `facts` for whoever looks; the file is readable by its owner only."""
+        if self._stream is None:
+            raise StackError(f"{self._file} is not held by this process.")
+        self._stream.seek(0)
+        self._stream.truncate()
+        json.dump({"pid": os.getpid(), **facts}, self._stream)
+        self._stream.flush()
 
     def release(self) -> None:
         """Give the lock back; without effect where it is not ours."""
@@ -40,8 +47,8 @@ class Lock:
             self._stream.close()
             self._stream = None
 
-    def holder(self) -> int | None:
-        """Return the process id of whoever has the lock now, or None."""
+    def said(self) -> dict[str, Any] | None:
+        """Return the facts of whoever has the lock now, `pid` among them, or None where nobody has it."""
         try:
             stream = self._file.open("r+")
         except FileNotFoundError:
@@ -50,6 +57,12 @@ class Lock:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                said: dict[str, Any] = json.loads(stream.read() or "{}")
-                return int(said.get("pid", 0))
+                facts: dict[str, Any] = json.loads(stream.read() or "{}")
+                return facts
         return None
+
+    @property
+    def holder(self) -> int | None:
+        """The process id of whoever has the lock now, or None."""
+        facts = self.said()
+        return None if facts is None else int(facts.get("pid", 0))

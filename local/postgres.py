@@ -237,6 +237,7 @@ def _owner() -> tuple[int, int] | None:
 
 def _is_postgres(pid: int) -> bool:
     try:
-        return bool(psutil.Process(pid).name().startswith("postgres"))
+        process = psutil.Process(pid)
+        return bool(process.name().startswith("postgres") and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False

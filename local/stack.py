@@ -78,6 +78,7 @@ class Stack:
                     log=self.directory / "server.log",
                 )
             )
+            self.lock.say(self.facts())
             self._running = started.pop_all()
 
     async def stop(self) -> None:
@@ -157,6 +158,17 @@ class Stack:
             "SUPABASE_URL": self.api_url,
             "SUPABASE_SECRET_KEY": self.secret_key,
             "SUPABASE_PUBLISHABLE_KEY": self.publishable_key,
+        }
+
+    def facts(self) -> dict[str, str]:
+        """Return what a person at this machine is told: addresses and keys."""
+        return {
+            "api_url": self.api_url,
+            "publishable_key": self.publishable_key,
+            "secret_key": self.secret_key,
+            "database_url": self.database_url,
+            "worker_database_url": self.worker_database_url,
+            "directory": str(self.directory),
         }
 
     def _url(self, role: str) -> str:

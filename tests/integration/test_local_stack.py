@@ -174,6 +174,30 @@ async def test_data_of_another_major_version_is_refused_with_what_to_remove(
         await Stack(directory).start()
 
 
+async def test_edge_functions_are_served_as_they_are_deployed(temporary_directory: Path) -> None:
+    project = temporary_directory / "project"
+    (project / "supabase" / "migrations").mkdir(parents=True)
+    (project / "supabase" / "config.toml").write_text('project_id = "scratch"\n')
+    for name, code in {
+        "greet": 'import { word } from "../_shared/word.ts"; Deno.serve((r) => new Response(word + r.method));',
+        "fail": 'Deno.serve({ port: 1 }, () => { throw new Error("a secret"); });',
+        "_shared": "",
+    }.items():
+        (project / "supabase" / "functions" / name).mkdir(parents=True)
+        (project / "supabase" / "functions" / name / "index.ts").write_text(code)
+    (project / "supabase" / "functions" / "_shared" / "word.ts").write_text('export const word = "hello ";')
+
+    async with (
+        Stack(temporary_directory / "functions", durable=False, project=project) as up,
+        httpx.AsyncClient() as client,
+    ):
+        answers = [await client.post(f"{up.api_url}/functions/v1/{name}") for name in ("greet", "fail", "_shared")]
+
+    assert [answer.status_code for answer in answers] == [200, 500, 404]
+    assert answers[0].text == "hello POST"
+    assert "secret" not in answers[1].text
+
+
 class Up:
     """`python -m local up` in a process of its own, and the processes that it started."""
 
@@ -231,7 +255,8 @@ def test_the_directory_has_one_holder_and_down_stops_it(up: Up) -> None:
 
     assert second.returncode == 1
     assert f"in use by process {up.process.pid}" in second.stderr
-    assert json.loads(held.stdout)["pid"] == up.process.pid
+    said = json.loads(held.stdout)
+    assert (said["running"], said["pid"], said["api_url"]) == (True, up.process.pid, up.facts["api_url"])
     assert refused.returncode == 1
     assert (down.returncode, down.stdout) == (0, "Stopped.\n")
     assert up.left() == []
