@@ -5,6 +5,7 @@ A user may do everything in the folder of their own id, and nothing elsewhere.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -106,3 +107,16 @@ async def storage_world(stack: Stack) -> AsyncIterator[World]:
     finally:
         await admin.execute("drop policy recorded on storage.objects")
         await admin.close()
+
+
+async def request(world: World, method: str, path: str, body: bytes = b"", *headers: str) -> tuple[int, bytes]:
+    """Send a request whose path no client has tidied; return status and body."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.stack.server.port)
+    lines = [f"{method} /storage/v1{path} HTTP/1.1", "host: localhost", "connection: close", *headers]
+    if not any(line.startswith("transfer-encoding") for line in headers):
+        lines.append(f"content-length: {len(body)}")
+    writer.write("\r\n".join([*lines, "", ""]).encode() + body)
+    answer = await asyncio.wait_for(reader.read(), 20)
+    writer.close()
+    head, _, content = answer.partition(b"\r\n\r\n")
+    return int(head.split()[1]), content

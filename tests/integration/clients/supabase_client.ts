@@ -39,7 +39,7 @@ async function answer(line: string): Promise<unknown> {
   const request: Request = JSON.parse(line);
   const { storage } = client(request.key, request.token);
   const api = request.bucket === null ? storage : storage.from(request.bucket);
-  const call = (api as unknown as Record<string, (...args: unknown[]) => Promise<{ data: unknown; error: unknown }>>);
+  const call = api as unknown as Record<string, (...args: unknown[]) => Promise<{ data: unknown; error: unknown }>>;
   try {
     const { data, error } = await call[request.method](...request.arguments.map(revive));
     if (!error) return { data: data instanceof Blob ? (await data.bytes()).toBase64() : data, error: null };
