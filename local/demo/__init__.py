@@ -1,0 +1,1 @@
+"""The whole way once: real files through the real supabase-js into a search with citations."""

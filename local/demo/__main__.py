@@ -1,0 +1,100 @@
+"""`python -m local.demo`: what scripts/demo runs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import sys
+import tempfile
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from local import interrupt, samples
+from local.demo.client import ClientError, connected
+from local.demo.files import uploads
+from local.demo.run import Demo
+from local.errors import StackError
+from local.install import MODELS
+from local.stack import Stack
+from local.worker_process import Worker, working
+from worker.errors import IngestError
+from worker.pipeline.embed.local import LocalEmbedder
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path))
+@click.option("--ask", "questions", multiple=True, metavar="TEXT", help="Ask this once all is searchable; repeatable.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line; the rest to stderr.")
+@click.option("--keep", is_flag=True, help="Leave stack and worker up, and print URL and keys, until Ctrl-C.")
+@click.option("--timeout", type=click.FloatRange(min=1), default=1800, show_default=True, help="Seconds for all files.")
+def main(files: tuple[Path, ...], questions: tuple[str, ...], as_json: bool, keep: bool, timeout: float) -> None:
+    """Upload FILES (or samples) to a fresh local Supabase, watch them become searchable, and ask questions."""
+    console = Console(stderr=as_json, highlight=False)
+    try:
+        sys.exit(interrupt.run(_demo(files, questions, console, as_json=as_json, keep=keep, timeout=timeout)))
+    except (StackError, ClientError) as error:
+        raise click.ClickException(str(error)) from error
+    except IngestError as error:
+        raise click.ClickException(error.public_message) from error
+
+
+async def _demo(
+    files: tuple[Path, ...], questions: tuple[str, ...], console: Console, *, as_json: bool, keep: bool, timeout: float
+) -> int:
+    began = time.monotonic()
+    async with AsyncExitStack() as started:
+        directory = Path(tempfile.mkdtemp(prefix="sluice-demo-"))
+        started.callback(shutil.rmtree, directory, ignore_errors=True)
+        ours = uploads(files or samples.write(directory / "samples"))
+        console.print("Starting Postgres, the local Supabase and a worker …")
+        stack = await started.enter_async_context(Stack(directory / "stack", durable=False))
+        worker = await started.enter_async_context(working(stack, directory / "worker.log"))
+        paths = [upload.path for upload in ours]
+        client = await started.enter_async_context(connected(stack, paths, directory / "client.log"))
+        embedder = LocalEmbedder(MODELS)
+        started.push_async_callback(embedder.aclose)
+
+        demo = Demo(stack, worker, client, embedder, console)
+        demo.report.start_seconds = round(time.monotonic() - began, 2)
+        await demo.run(ours, questions or None, timeout)
+        if as_json:
+            print(json.dumps(demo.report.as_json(), ensure_ascii=False), flush=True)
+        status = 0 if demo.report.good else 1
+        if keep:
+            await _keep(stack, worker, console)
+        return status
+
+
+async def _keep(stack: Stack, worker: Worker, console: Console) -> None:
+    console.print(f"\nStack and worker stay up. Ctrl-C ends both and removes {stack.directory.parent}.\n")
+    console.print(described(stack), markup=False, soft_wrap=True)
+    console.print(f"  worker log             {worker.log}", markup=False, soft_wrap=True)
+    both = [asyncio.ensure_future(ends) for ends in (stack.ended(), worker.ended())]
+    try:
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        await next(task for task in both if task.done())
+    finally:
+        for task in both:
+            task.cancel()
+        await asyncio.gather(*both, return_exceptions=True)
+
+
+def described(stack: Stack) -> str:
+    """Return the lines a person needs to work with the stack: URL, keys and the database."""
+    facts = {
+        "SUPABASE_URL": stack.api_url,
+        "SUPABASE_PUBLISHABLE_KEY": stack.publishable_key,
+        "SUPABASE_SECRET_KEY": stack.secret_key,
+        "DATABASE_URL": stack.worker_database_url,
+        "postgres": stack.database_url,
+    }
+    return "\n".join(f"  {name:<26} {value}" for name, value in facts.items())
+
+
+if __name__ == "__main__":
+    main(prog_name="scripts/demo")

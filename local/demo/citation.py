@@ -1,0 +1,58 @@
+"""From a hit to what is shown of it: the passage that answers, and the page on which that passage stands."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from worker.model import PAGE_SEPARATOR as SEPARATOR
+
+_WIDTH = 240
+_WORD = re.compile(r"\w+")
+
+
+def passage(content: str, question: str, width: int = _WIDTH) -> tuple[int, int]:
+    """Return the range of `content`, about `width` characters, that has the most words of `question`.
+
+    Words of four letters and more count by their first five: a question rarely repeats a form exactly.
+    The first such range wins; it begins where a word begins.
+    """
+    if len(content) <= width:
+        return 0, len(content)
+    asked = {word.casefold()[:5] for word in _WORD.findall(question) if len(word) > 3}
+    words = [(match.start(), match.group().casefold()[:5]) for match in _WORD.finditer(content)]
+    best, best_count = 0, -1
+    for start, _ in words:
+        found = {word for at, word in words if start <= at < start + width} & asked
+        if len(found) > best_count:
+            best, best_count = start, len(found)
+    # Not from its first word on: a line of what leads to it helps to read it.
+    start = max(0, min(best - width // 4, len(content) - width))
+    start = next((at for at, _ in words if at >= start), start) if start else 0
+    return start, min(len(content), start + width)
+
+
+def page_at(content: str, offset: int, first: int, pages: Sequence[str]) -> int:
+    """Return the page on which `content[offset]` stands, where `content` is a slice of `pages` joined.
+
+    `pages` are the texts of all pages that the slice touches, the first of them with number `first`.
+    """
+    text = SEPARATOR.join(pages)
+    last_begins = len(text) - len(pages[-1])
+    start = text.find(content)
+    # The slice touches the first page and the last; a look-alike within one of them is not it.
+    while start >= 0 and len(pages) > 1 and not (start < len(pages[0]) and start + len(content) > last_begins):
+        start = text.find(content, start + 1)
+    if start < 0:
+        return first
+    position, begins = start + offset, 0
+    for number, page in enumerate(pages, first):
+        begins += len(page) + len(SEPARATOR)
+        if position < begins:
+            return number
+    return first + len(pages) - 1
+
+
+def one_line(text: str) -> str:
+    """Return `text` without line breaks, table rules and runs of spaces, fit to print in one line."""
+    return " ".join(re.sub(r"\|?\s*:?-{3,}:?\s*\|?", " ", text).split())

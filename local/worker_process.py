@@ -1,0 +1,77 @@
+"""A worker beside the local stack: `sluice worker` as a child process that ends with the one that started it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from local import deno
+from local.errors import StackError
+from local.install import MODELS
+from local.stack import Stack
+
+# What SIGTERM may take: the drain, then the connections. Past that it is killed, and its leases run out.
+DRAIN_SECONDS = 2
+_STOP_SECONDS = DRAIN_SECONDS + 8
+
+
+class Worker:
+    """A running worker; made by `working`."""
+
+    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
+        self.log = log
+        self._process = process
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    async def ended(self) -> None:
+        """Wait until the worker ends by itself, which it should not, and raise StackError with its last words."""
+        status = await self._process.wait()
+        said = self.log.read_text(errors="replace")[-1500:].strip()
+        raise StackError(f"The worker ended with exit status {status}. It wrote to {self.log}:\n{said}")
+
+
+@asynccontextmanager
+async def working(stack: Stack, log: Path, **settings: str) -> AsyncIterator[Worker]:
+    """Run a worker on `stack` and stop it at the end; it hands back what it has not finished.
+
+    `settings` are SLUICE_ variables; those of our own environment hold too. Secrets travel in the environment.
+    """
+    ours = {name: value for name, value in os.environ.items() if name.startswith("SLUICE_")}
+    environment = deno.environment(
+        {"SLUICE_MODEL_DIR": str(MODELS), "SLUICE_DRAIN_SECONDS": str(DRAIN_SECONDS), **ours, **settings}
+        | stack.environment()
+        | {"PYTHONPATH": str(deno.REPOSITORY), "PYTHONUNBUFFERED": "1"}
+    )
+    with log.open("ab") as stream:
+        # A session of its own: Ctrl-C is for us, and the worker is then stopped in order.
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-P", "-m", "worker", "worker", cwd=deno.REPOSITORY, env=environment,
+            stdin=asyncio.subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True,
+        )  # fmt: skip
+    try:
+        yield Worker(process, log)
+    finally:
+        await _stop(process)
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), _STOP_SECONDS)
+        except BaseException as error:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+            if not isinstance(error, TimeoutError):
+                raise
