@@ -1,0 +1,1 @@
+"""Parse: bytes become pages of Markdown, behind one protocol for local and remote parsers."""
