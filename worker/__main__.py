@@ -65,7 +65,11 @@ async def run_worker(settings: Settings) -> None:
         from worker.pipeline.embed.local import LocalEmbedder
         from worker.pipeline.parse.local import LocalParser
 
-        parser = LocalParser(settings)
+        parser = LocalParser(
+            max_pages=settings.max_pages, max_text_bytes=settings.max_text_bytes,
+            memory_bytes=settings.parse_memory_bytes, cpu_seconds=settings.parse_cpu_seconds,
+            seconds=settings.parse_seconds, allow_unsandboxed=settings.allow_unsandboxed,
+        )  # fmt: skip
         stack.push_async_callback(parser.aclose)
         embedder = LocalEmbedder(settings.model_dir, threads=settings.embed_threads)
         stack.push_async_callback(embedder.aclose)

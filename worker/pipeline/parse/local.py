@@ -48,7 +48,8 @@ class LocalParser:
 
     name = "local"
     version = "1"
-    options: Mapping[str, JsonValue] = {}
+    options: Mapping[str, JsonValue]
+    """The limits: a file that was beyond them is read again once they are raised."""
 
     def __init__(
         self,
@@ -61,6 +62,7 @@ class LocalParser:
         allow_unsandboxed: bool = False,
     ) -> None:
         self._task = {"max_pages": max_pages, "max_text_bytes": max_text_bytes}
+        self.options = {**self._task, "memory_bytes": memory_bytes, "cpu_seconds": cpu_seconds, "seconds": seconds}
         self._allow_unsandboxed = allow_unsandboxed
         # JSON doubles quotes, backslashes and line ends at worst; an empty page costs four bytes.
         self._limits = Limits(memory_bytes, cpu_seconds, seconds, 2 * max_text_bytes + 4 * max_pages + 65536)
