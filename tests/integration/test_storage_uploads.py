@@ -50,6 +50,28 @@ async def test_two_writers_of_one_name_leave_one_file(world: World) -> None:
     assert world.files() - before == {row["version"]}
 
 
+async def test_two_first_writers_of_one_name_wait_for_each_other(world: World) -> None:
+    before = world.files()
+    name = f"{A}/first.txt"
+    waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
+    async with world.http(world.alice) as client:
+        # Both have passed the probe, and neither has a row to lock yet: the name itself is what they queue for.
+        async with world.admin.transaction():
+            await world.admin.execute("select pg_advisory_xact_lock(hashtextextended($1, 5077))", f"{BUCKET}/{name}")
+            writers = [
+                asyncio.create_task(client.post(f"/object/{BUCKET}/{name}", content=text)) for text in (b"one", b"two")
+            ]
+            deadline = time.monotonic() + 10
+            while await world.admin.fetchval(waiting) < 2:
+                assert time.monotonic() < deadline
+        answers = await asyncio.gather(*writers)
+
+    assert [answer.status_code for answer in answers] == [200, 200]
+    row = await world.row(name)
+    assert row is not None
+    assert world.files() - before == {row["version"]}
+
+
 async def test_a_form_arrives_whole_however_its_bytes_are_cut(world: World) -> None:
     content = b"\r\n--cut\r\n--cu\r\n-\r\r\n--cutt--\r\n"
     field = b'content-disposition: form-data; name="metadata"\r\n\r\n{"k": 1}'
