@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -124,6 +126,15 @@ class Project:
         )
         return rows
 
+    async def waits(self, task: asyncio.Task[Any], connection: asyncpg.Connection) -> bool:
+        """Say whether what `task` runs on `connection` waits for somebody's lock, or ends without."""
+        watcher = await self.database.connect("supabase_admin")
+        while not task.done():
+            if await watcher.fetchval("select cardinality(pg_blocking_pids($1))", connection.get_server_pid()):
+                return True
+            await asyncio.wait({task}, timeout=0.005)
+        return False
+
     async def claim_one(self) -> asyncpg.Record:
         """Claim the only job that waits."""
         (claimed,) = await self.claim()
@@ -180,9 +191,9 @@ class Project:
         """Put these texts, each a page of its own, where publish() takes its chunks from."""
         connection = connection or self.worker
         await connection.execute(
-            "create temp table if not exists incoming_chunks (ordinal int, page_start int, page_end int, char_start int,"
-            " char_end int, token_count int, heading_path text[], context text, content text, content_sha256 bytea)"
-            " on commit delete rows"
+            "create temp table if not exists incoming_chunks (ordinal int, page_start int, page_end int,"
+            " char_start int, char_end int, token_count int, heading_path text[], context text, content text,"
+            " content_sha256 bytea) on commit delete rows"
         )
         records, offset = [], 0
         for ordinal, text in enumerate(texts):
