@@ -45,7 +45,22 @@ export async function createApi(options: ApiOptions): Promise<Api> {
   });
   await app.init();
   return {
-    fetch: async (request, peerAddress) => await app.fetch(request, { peerAddress }),
+    fetch: async (request, peerAddress) => {
+      const response = await app.fetch(request, { peerAddress });
+      return new URL(request.url).pathname.startsWith("/auth/") ? await withIsoTimes(response) : response;
+    },
     close: () => connection.close(),
   };
+}
+
+/**
+ * Rewrites Postgres's way of writing times to the Auth server's: typed clients, the Python one among them, refuse
+ * "2026-01-31 12:00:00+00" and so the whole session.
+ */
+async function withIsoTimes(response: Response): Promise<Response> {
+  if (!response.headers.get("content-type")?.includes("application/json")) return response;
+  const body = (await response.text()).replace(/"(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d(?:\.\d+)?)\+00"/g, '"$1T$2Z"');
+  const headers = new Headers(response.headers);
+  headers.delete("content-length");
+  return new Response(body, { status: response.status, statusText: response.statusText, headers });
 }
