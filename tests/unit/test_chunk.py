@@ -55,7 +55,7 @@ def test_headings_above_a_chunk_are_its_path_and_those_outside_it_its_context() 
 
 
 def test_underlined_titles_are_headings_and_closing_marks_are_not_part_of_them() -> None:
-    text = f"Manual\n=\n\nFirst part\n--\n{sentences(4)}\n\n## **Second  part** ##\n\n{sentences(4)}"
+    text = f"Manual\n=\n\nFirst part\n--\n{sentences(4)}\n\n## **Second  part** ##\n\n{sentences(3)}"
     assert [each.heading_path for each in cut(text)] == [("Manual", "First part"), ("Manual", "Second part")]
 
 
