@@ -111,3 +111,15 @@ class Project:
             for event in await self.events(path)
             if event["event"] == "complete"
         )
+
+
+def handbook(sections: int, *, edition: str = "first") -> bytes:
+    """A Markdown handbook in which every section says something of its own."""
+    title = f"# Harbour handbook, {edition} edition"
+    berths = (
+        f"## Berth {number}\n\nBerth {number} takes vessels up to {100 + number} metres. Its crane lifts "
+        f"{number * 3} tonnes, and the berth master of pier {number} is reached on channel {number % 60}. "
+        f"Mooring lines are doubled when the wind at mast {number} rises above {number % 12} Beaufort."
+        for number in range(1, sections + 1)
+    )
+    return "\n\n".join([title, *berths]).encode()
