@@ -82,10 +82,25 @@ returns text language sql set search_path = '' as $$
 $$;
 
 -- Not charged: tried again after p_delay. p_bounded: discarded a day after the first such snooze.
+--
+-- A job that waits for a parse goes on at once when the parse has ended meanwhile. Its row is locked
+-- for that: whoever ends the parse either sees this job asleep or is seen here.
 create function ingest.snooze_job(p_job bigint, p_claim bigint, p_delay interval, p_code text, p_message text, p_raw text, p_bounded boolean)
-returns text language sql set search_path = '' as $$
-  select verdict from ingest.settle_jobs(array[p_job], array[p_claim], 'snooze', p_delay, p_code, p_message, p_raw, p_bounded)
-$$;
+returns text language plpgsql set search_path = '' as $$
+declare
+  v_verdict  text;
+  v_parse    bigint;
+  v_state    text;
+begin
+  select s.verdict into v_verdict
+    from ingest.settle_jobs(array[p_job], array[p_claim], 'snooze', p_delay, p_code, p_message, p_raw, p_bounded) s;
+  if v_verdict = 'snooze' then
+    select p.id, p.state into v_parse, v_state
+      from ingest.job_details w join ingest.parses p on p.id = w.awaiting_parse_id where w.job_id = p_job for share of p;
+    if v_state in ('done', 'failed') then perform ingest.wake_for_parse(v_parse); end if;
+  end if;
+  return v_verdict;
+end $$;
 
 -- Not charged and available at once: our own shutdown, or an object that moved while it was read.
 create function ingest.release_jobs(p_jobs bigint[], p_claims bigint[], p_code text)

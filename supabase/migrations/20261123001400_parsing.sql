@@ -58,6 +58,8 @@ begin
   if not v_mine and v_parse.state in ('submitting', 'waiting') then
     insert into ingest.job_details (job_id, awaiting_parse_id) values (p_job, v_parse.id)
     on conflict (job_id) do update set awaiting_parse_id = excluded.awaiting_parse_id, updated_at = pg_catalog.now();
+  else
+    update ingest.job_details set awaiting_parse_id = null where job_id = p_job and awaiting_parse_id is not null;
   end if;
   return query select v_parse.id,
     case when v_mine then 'parse' when v_parse.state = 'submitting' then 'taken' else v_parse.state end,
