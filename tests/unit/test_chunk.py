@@ -109,6 +109,13 @@ def test_a_table_is_cut_between_rows_and_its_header_repeated_above_each_part() -
     assert [row for each in (first, *rest) for row in each.content.split("\n") if "City" in row] == rows
 
 
+def test_a_row_that_fits_is_never_cut_though_the_header_has_no_room_beside_it() -> None:
+    rows = [f"| {'word ' * 14}{n} | {'word ' * 6}|" for n in range(5)]
+    chunks = cut("| Name | Notes |\n|---|---|\n" + "\n".join(rows))
+
+    assert all(any(row in each.content for each in chunks) for row in rows)
+
+
 def test_a_header_too_wide_to_repeat_keeps_its_first_columns() -> None:
     columns = [f"column{n}" for n in range(20)]
     text = f"| {' | '.join(columns)} |\n|{'---|' * 20}\n" + "\n".join(f"|{' 1 |' * 20}" for _ in range(8))
@@ -151,6 +158,12 @@ def test_small_sections_share_a_chunk_named_by_what_they_have_in_common() -> Non
 def test_a_chunk_with_substance_ends_with_its_page_and_a_scrap_runs_on() -> None:
     chunks = cut(sentences(3), "", sentences(1), sentences(3))
     assert [(each.page_start, each.page_end) for each in chunks] == [(1, 1), (3, 4)]
+
+
+def test_a_scrap_before_a_block_that_fills_a_chunk_goes_back_to_the_chunk_before_it() -> None:
+    first, second = cut(f"{sentences(4)}\n\n## B\n\nOne word after another.\n\n## C\n\n{sentences(5)}")
+    assert first.content.endswith("another.")
+    assert second.content.startswith("## C")
 
 
 def test_pages_keep_their_own_numbers() -> None:

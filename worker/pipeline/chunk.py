@@ -97,7 +97,7 @@ def _slice(text: str, pages: Sequence[Page], starts: Sequence[int], piece: _Piec
         return None
     start += piece.start
     end = start + len(content)
-    first, last = (bisect_right(starts, place) - 1 for place in (end - len(content.lstrip()), end - 1))
+    first, last = (bisect_right(starts, place) - 1 for place in (start, end - 1))
     return Chunk(
         ordinal=0,
         page_start=pages[first].number,
@@ -184,11 +184,13 @@ def _cut(entries: Sequence[list[_Placed]], ruler: Ruler) -> Iterator[_Piece]:
 
 
 def _job(entry: list[_Placed], ruler: Ruler) -> Job:
-    """What is to be cut of an entry; a part must fit first, below its headings, and later, below its header row."""
+    """What is to be cut of an entry; a part must fit below its own headings, and also later, below their repetition."""
     first, body = entry[0], entry[-1]
-    above = max(ruler.context(first.above).cost, ruler.context(body.path, body.block.head).cost)
-    room = ruler.limit - above - sum(item.cost for item in entry[:-1])
-    return Job(body.block, body.cost, max(1, room))
+    free = ruler.limit - sum(item.cost for item in entry[:-1])
+    whole = free - ruler.context(first.above).cost
+    if body.cost <= whole:
+        return Job(body.block, body.cost, max(1, whole))
+    return Job(body.block, body.cost, max(1, min(whole, free - ruler.context(body.path, body.block.head).cost)))
 
 
 def _packed(pieces: Iterable[_Piece], ruler: Ruler) -> Iterator[_Piece]:

@@ -26,10 +26,6 @@ _SEAMS: dict[Kind, tuple[re.Pattern[str], ...]] = {
     "table": (_LINE,),
 }
 _LEVELS = max(len(seams) for seams in _SEAMS.values())
-HEADER_ROWS = 2
-"""A table's header and the dashes below it stay with the first row."""
-
-
 CRUMB = 4
 """Seams closer than a quarter of the room, in code points, count as one."""
 
@@ -93,8 +89,6 @@ def _at_seams(text: str, level: int, job: Job, part: Part) -> list[int]:
     if level >= len(seams):
         return []
     ends = [seam.end() for seam in seams[level].finditer(text, part.start, part.end)]
-    if job.block.kind == "table" and part.start == job.block.start:
-        ends = ends[HEADER_ROWS:]
     found, last = [], part.start
     for end in ends:
         if end - last >= job.room // CRUMB and end < part.end:
