@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 
 from local import deno
@@ -23,8 +23,8 @@ _STOP_SECONDS = DRAIN_SECONDS + 8
 class Worker:
     """A running worker; made by `working`."""
 
-    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
-        self.log = log
+    def __init__(self, process: asyncio.subprocess.Process, log: Path | None) -> None:
+        self._log = log
         self._process = process
 
     @property
@@ -35,15 +35,15 @@ class Worker:
     async def ended(self) -> None:
         """Wait until the worker ends by itself, which it should not, and raise StackError with its last words."""
         status = await self._process.wait()
-        said = self.log.read_text(errors="replace")[-1500:].strip()
-        raise StackError(f"The worker ended with exit status {status}. It wrote to {self.log}:\n{said}")
+        said = f" Its last lines:\n{self._log.read_text(errors='replace')[-1500:].strip()}" if self._log else ""
+        raise StackError(f"The worker ended with exit status {status}.{said}")
 
 
 @asynccontextmanager
-async def working(stack: Stack, log: Path, **settings: str) -> AsyncIterator[Worker]:
+async def working(stack: Stack, log: Path | None = None, **settings: str) -> AsyncIterator[Worker]:
     """Run a worker on `stack` and stop it at the end; it hands back what it has not finished.
 
-    `settings` are SLUICE_ variables; those of our own environment hold too. Secrets travel in the environment.
+    It writes to `log`, or where we do. `settings` are SLUICE_ variables; those of our own environment hold too.
     """
     ours = {name: value for name, value in os.environ.items() if name.startswith("SLUICE_")}
     environment = deno.environment(
@@ -51,7 +51,7 @@ async def working(stack: Stack, log: Path, **settings: str) -> AsyncIterator[Wor
         | stack.environment()
         | {"PYTHONPATH": str(deno.REPOSITORY), "PYTHONUNBUFFERED": "1"}
     )
-    with log.open("ab") as stream:
+    with log.open("ab") if log else nullcontext() as stream:
         # A session of its own: Ctrl-C is for us, and the worker is then stopped in order.
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-m", "worker", "worker", cwd=deno.REPOSITORY, env=environment,

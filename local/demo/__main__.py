@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
 import sys
@@ -20,6 +19,7 @@ from local.demo.files import uploads
 from local.demo.run import Demo
 from local.errors import StackError
 from local.install import MODELS
+from local.session import described, until_one_ends
 from local.stack import Stack
 from local.worker_process import Worker, working
 from worker.errors import IngestError
@@ -50,10 +50,11 @@ async def _demo(
     async with AsyncExitStack() as started:
         directory = Path(tempfile.mkdtemp(prefix="sluice-demo-"))
         started.callback(shutil.rmtree, directory, ignore_errors=True)
+        log = directory / "worker.log"
         ours = uploads(files or samples.write(directory / "samples"))
         console.print("Starting Postgres, the local Supabase and a worker …")
         stack = await started.enter_async_context(Stack(directory / "stack", durable=False))
-        worker = await started.enter_async_context(working(stack, directory / "worker.log"))
+        worker = await started.enter_async_context(working(stack, log))
         paths = [upload.path for upload in ours]
         client = await started.enter_async_context(connected(stack, paths, directory / "client.log"))
         embedder = LocalEmbedder(MODELS)
@@ -66,34 +67,15 @@ async def _demo(
             print(json.dumps(demo.report.as_json(), ensure_ascii=False), flush=True)
         status = 0 if demo.report.good else 1
         if keep:
-            await _keep(stack, worker, console)
+            await _keep(stack, worker, log, console)
         return status
 
 
-async def _keep(stack: Stack, worker: Worker, console: Console) -> None:
-    console.print(f"\nStack and worker stay up. Ctrl-C ends both and removes {stack.directory.parent}.\n")
-    console.print(described(stack), markup=False, soft_wrap=True)
-    console.print(f"  worker log             {worker.log}", markup=False, soft_wrap=True)
-    both = [asyncio.ensure_future(ends) for ends in (stack.ended(), worker.ended())]
-    try:
-        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        await next(task for task in both if task.done())
-    finally:
-        for task in both:
-            task.cancel()
-        await asyncio.gather(*both, return_exceptions=True)
-
-
-def described(stack: Stack) -> str:
-    """Return the lines a person needs to work with the stack: URL, keys and the database."""
-    facts = {
-        "SUPABASE_URL": stack.api_url,
-        "SUPABASE_PUBLISHABLE_KEY": stack.publishable_key,
-        "SUPABASE_SECRET_KEY": stack.secret_key,
-        "DATABASE_URL": stack.worker_database_url,
-        "postgres": stack.database_url,
-    }
-    return "\n".join(f"  {name:<26} {value}" for name, value in facts.items())
+async def _keep(stack: Stack, worker: Worker, log: Path, console: Console) -> None:
+    facts = f"{described(stack)}\n  {'worker log':<26} {log}"
+    console.print("\nStack and worker stay up. Ctrl-C ends both and removes what they keep.\n")
+    console.print(facts, markup=False, soft_wrap=True)
+    await until_one_ends(stack, worker)
 
 
 if __name__ == "__main__":

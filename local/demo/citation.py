@@ -54,5 +54,6 @@ def page_at(content: str, offset: int, first: int, pages: Sequence[str]) -> int:
 
 
 def one_line(text: str) -> str:
-    """Return `text` without line breaks, table rules and runs of spaces, fit to print in one line."""
+    """Return `text` without line breaks, heading marks, table rules and runs of spaces, fit to print in one line."""
+    text = re.sub(r"(?m)^#{1,6} ", "", text)
     return " ".join(re.sub(r"\|?\s*:?-{3,}:?\s*\|?", " ", text).split())

@@ -72,7 +72,7 @@ class Client:
 
     def _gone(self) -> ClientError:
         said = self._log.read_text(errors="replace")[-1000:].strip()
-        return ClientError("client_ended", f"The supabase-js client ended by itself. It wrote to {self._log}: {said}")
+        return ClientError("client_ended", f"The supabase-js client ended by itself. Its last lines:\n{said}")
 
 
 @asynccontextmanager

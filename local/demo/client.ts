@@ -110,10 +110,9 @@ class Person {
   /** Headings of a document in the order of its chunks. */
   async headings({ document }: { document: string }) {
     const chunks = must(
-      await this.client.from("chunks").select("heading_path").eq("document_id", document)
-        .neq("heading_path", "{}").order("ordinal").limit(PAGE),
+      await this.client.from("chunks").select("heading_path").eq("document_id", document).order("ordinal").limit(PAGE),
     );
-    return chunks.map((chunk) => chunk.heading_path.at(-1));
+    return chunks.flatMap((chunk) => chunk.heading_path.slice(-1));
   }
 
   /** How many rows and objects this person sees, by table; `owner` names whose folder is listed and read. */

@@ -145,7 +145,7 @@ class Demo:
             return [question.ask for question in samples.QUESTIONS]
         asked: list[str] = []
         for row in ready[:2]:
-            headings = [heading for heading in await self._client.ask("owner", "headings", document=row.id) if heading]
+            headings = await self._client.ask("owner", "headings", document=row.id)
             middle = [headings[len(headings) // 2]] if headings else []
             asked += [*middle, row.title or Path(row.name).stem.replace("_", " ").replace("-", " ")]
         return list(dict.fromkeys(one_line(question)[:200] for question in asked))[:2]

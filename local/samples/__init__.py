@@ -30,6 +30,7 @@ class Question:
 QUESTIONS = (
     Question("How long may a visiting yacht stay at the guest pontoon?", "harbour-handbook.pdf", 3),
     Question("What wind speed stops the container cranes?", "harbour-handbook.pdf", 4),
+    Question("When should lamps be shaded for young petrels?", "harbour-gazette.pdf", 1),
     Question("Why was the old lighthouse lamp replaced?", "harbour-gazette.pdf", 2),
     Question("Who must take a pilot when entering the sound?", "pilotage-notice.docx", 1),
     Question("What does a cruise ship pay for fresh water?", "berth-tariff.html", 1),
