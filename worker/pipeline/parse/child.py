@@ -20,6 +20,7 @@ def main() -> None:
     import importlib
 
     from worker.pipeline.parse import confine
+    from worker.pipeline.text import load_charsets
 
     result = os.dup(1)
     os.dup2(2, 1)  # what libraries print must not stand in the result
@@ -28,6 +29,7 @@ def main() -> None:
     confine.end_with_parent(task["parent"])
     confine.set_limits(memory_bytes=task["memory_bytes"], cpu_seconds=task["cpu_seconds"])
     module = importlib.import_module(task["module"])
+    load_charsets()
     if confine.close_doors() and mode == "none":
         mode = "seccomp"
     if mode == "none" and not task["allow_unsandboxed"]:
