@@ -2,6 +2,23 @@
 import { App } from "@supabase/lite";
 import { createPostgresConnection } from "@supabase/lite/postgres";
 
+/** The package writes JSON values as text before the driver does it again; both together store a string. */
+const jsonOnce = (oid: number) => ({
+  to: oid,
+  from: [oid],
+  serialize: (value: unknown) => typeof value === "string" && isJson(value) ? value : JSON.stringify(value),
+  parse: (text: string) => JSON.parse(text),
+});
+
+function isJson(text: string): boolean {
+  try {
+    JSON.parse(text);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 export interface ApiOptions {
   databaseUrl: string;
   jwtSecret: string;
@@ -17,7 +34,10 @@ export interface Api {
 
 /** Starts Auth and REST. Tables made later are not seen: call it after the migrations. */
 export async function createApi(options: ApiOptions): Promise<Api> {
-  const connection = createPostgresConnection({ url: options.databaseUrl, postgresOptions: { max: 10 } });
+  const connection = createPostgresConnection({
+    url: options.databaseUrl,
+    postgresOptions: { max: 10, types: { json: jsonOnce(114), jsonb: jsonOnce(3802) } },
+  });
   // At its first request under row-level security the package grants everything on every schema that has such a
   // table to anon and authenticated. As lite_api it may not, and answers that request with 403; "active" says
   // that this is done already. The field is private, hence the exact version and this check.

@@ -46,6 +46,8 @@ async def test_an_upload_becomes_searchable_for_its_owner_and_for_nobody_else(
     assert hits[0]["document_name"] == path
     assert any("lifts 21 tonnes" in hit["content"] for hit in hits[:3])
     assert hits[0]["stale"] is False
+    narrowed = await ada.search(question, vector, filters={"name_prefix": f"{ada.folder}/other/"})
+    assert narrowed == []
     assert await bob.search(question, vector) == []
     jobs = (await bob.client.table("jobs").select("*").execute()).data
     assert jobs == []
