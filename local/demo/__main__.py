@@ -62,7 +62,11 @@ async def _demo(
 
         demo = Demo(stack, worker, client, embedder, console)
         demo.report.start_seconds = round(time.monotonic() - began, 2)
-        await demo.run(ours, questions or None, timeout)
+        try:
+            await demo.run(ours, questions or None, timeout)
+        except (StackError, ClientError, IngestError) as error:
+            demo.report.error = error.public_message if isinstance(error, IngestError) else str(error)
+            console.print(f"Error: {demo.report.error}", markup=False, soft_wrap=True)
         if as_json:
             print(json.dumps(demo.report.as_json(), ensure_ascii=False), flush=True)
         status = 0 if demo.report.good else 1

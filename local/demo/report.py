@@ -62,7 +62,7 @@ class Isolation:
 
 @dataclass(slots=True)
 class Report:
-    """One run; `seconds` is the time from the first upload until the last document settled."""
+    """One run; `seconds` is from the first upload until the last document settled, `error` what ended the run early."""
 
     documents: int = 0
     ready: int = 0
@@ -74,11 +74,13 @@ class Report:
     isolation: Isolation = field(default_factory=Isolation)
     questions: list[Answered] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    error: str | None = None
 
     @property
     def good(self) -> bool:
         """Whether every document is ready and searchable, and isolation holds."""
-        return 0 < self.documents == self.ready and self.chunks == self.embeddings and self.isolation.holds
+        complete = 0 < self.documents == self.ready and self.chunks == self.embeddings
+        return complete and self.isolation.holds and self.error is None
 
     def as_json(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""
