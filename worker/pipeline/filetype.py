@@ -33,8 +33,11 @@ _BY_SUFFIX = {
     ".md": MARKDOWN, ".markdown": MARKDOWN, ".mdown": MARKDOWN, ".mkd": MARKDOWN,
     ".csv": CSV, ".tsv": TSV, ".tab": TSV, ".htm": HTML, ".html": HTML, ".xhtml": HTML,
 }  # fmt: skip
-_HTML_START = re.compile(r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body)\b", re.I | re.S)
-_TAG = re.compile(r"<(?:p|div|h[1-6]|table|ul|ol|span|br|a|title|meta|main|article|section)\b[^>]*>", re.I)
+# Atomic groups: comments could otherwise be parted in exponentially many ways.
+_HTML_START = re.compile(
+    r"\s*+(?:<\?xml[^>]*+>\s*+)?(?>(?>(?s:<!--.*?-->))\s*+)*+<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE
+)
+_TAG = re.compile(r"<(?:p|div|h[1-6]|table|ul|ol|span|br|a|title|meta|main|article|section)\b[^>]*>", re.IGNORECASE)
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _KNOWN = (
     (b"{\\rtf", "an RTF document", "Save it as .docx"),
@@ -86,7 +89,7 @@ def _sniff_text(head: bytes, name: str) -> str | None:
         if controls > len(text) / 50 + 2:
             return None
         binary = sum(1 for byte in head if 0x80 <= byte < 0xA0)
-        if text.count("\ufffd") > len(text) / 10 or binary > len(head) / 4 and not _is_utf8(head):
+        if text.count("\ufffd") > len(text) / 10 or (binary > len(head) / 4 and not _is_utf8(head)):
             return None
     if _HTML_START.match(text.removeprefix("\ufeff")):
         return HTML

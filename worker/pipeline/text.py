@@ -13,9 +13,8 @@ import unicodedata
 # nothing; soft hyphens and byte order marks split words for full text; bidirectional embeddings,
 # overrides and isolates can make a snippet read otherwise than it is stored. The plain direction marks
 # and the joiners stay: Arabic, Persian and emoji need them.
-_DROPPED_CLASS = (
-    "\x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f\xad\ufeff\u202a-\u202e\u2066-\u2069\ufdd0-\ufdef"
-    + "".join(chr(plane * 0x10000 + low) for plane in range(17) for low in (0xFFFE, 0xFFFF))
+_DROPPED_CLASS = "\x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f\xad\ufeff\u202a-\u202e\u2066-\u2069\ufdd0-\ufdef" + "".join(
+    chr(plane * 0x10000 + low) for plane in range(17) for low in (0xFFFE, 0xFFFF)
 )
 _BREAK_CLASS = "\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029"
 _SPACE_CLASS = "\xa0\u2007\u202f"
@@ -29,10 +28,33 @@ _BREAKS = re.compile(f"\r\n|[{_BREAK_CLASS}]")
 _SPACES = re.compile(f"[{_SPACE_CLASS}]")
 
 _ASCII = bytes(range(0x80))
-_CHARSETS = (
-    "utf_8 utf_16 utf_16_le utf_16_be utf_32 cp1250 cp1251 cp1252 cp1253 cp1254 iso8859_1 iso8859_2 iso8859_5 "
-    "iso8859_7 iso8859_9 iso8859_15 koi8_r koi8_u shift_jis cp932 euc_jp gb18030 gbk big5 euc_kr"
-).split()
+_CHARSETS = [
+    "utf_8",
+    "utf_16",
+    "utf_16_le",
+    "utf_16_be",
+    "utf_32",
+    "cp1250",
+    "cp1251",
+    "cp1252",
+    "cp1253",
+    "cp1254",
+    "iso8859_1",
+    "iso8859_2",
+    "iso8859_5",
+    "iso8859_7",
+    "iso8859_9",
+    "iso8859_15",
+    "koi8_r",
+    "koi8_u",
+    "shift_jis",
+    "cp932",
+    "euc_jp",
+    "gb18030",
+    "gbk",
+    "big5",
+    "euc_kr",
+]
 
 
 def clean(text: str) -> str:

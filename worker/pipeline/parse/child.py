@@ -45,7 +45,7 @@ def _read(module: Any, task: dict[str, Any]) -> dict[str, Any]:
 
     draft = Draft(task["mime_type"], max_pages=task["max_pages"], max_text_bytes=task["max_text_bytes"])
     try:
-        with open(0, "rb", closefd=False) as file:  # noqa: PTH123
+        with open(0, "rb", closefd=False) as file:
             module.parse(file, draft)
     except Rejected as verdict:
         return {"rejected": [verdict.code, verdict.public_message, verdict.detail]}
@@ -53,8 +53,8 @@ def _read(module: Any, task: dict[str, Any]) -> dict[str, Any]:
         return {"failed": "memory"}
     except (LookupError, ValueError, ArithmeticError, EOFError, RecursionError, *module.ERRORS) as exc:
         # The file says what cannot be: every library has its own words for it.
-        verdict = corrupt(_place(exc))
-        return {"rejected": [verdict.code, verdict.public_message, verdict.detail]}
+        damaged = corrupt(_place(exc))
+        return {"rejected": [damaged.code, damaged.public_message, damaged.detail]}
     except Exception as exc:  # noqa: BLE001
         return {"failed": _place(exc)}
     draft.note_blank_pages()

@@ -91,7 +91,7 @@ def leave_network() -> bool:
     if sys.platform != "linux":
         return False
     libc = _libc()
-    return libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) == 0 or libc.unshare(_CLONE_NEWNET) == 0
+    return bool(libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) == 0 or libc.unshare(_CLONE_NEWNET) == 0)
 
 
 def close_doors() -> bool:

@@ -104,7 +104,8 @@ def corrupt(detail: str) -> Rejected:
     """Return the verdict for a file that cannot be opened; `detail` is for operators."""
     return Rejected(
         "file_corrupt",
-        "The file is damaged or incomplete and cannot be opened. Open it in its program, save it again and upload that.",
+        "The file is damaged or incomplete and cannot be opened. "
+        "Open it in its program, save it again and upload that.",
         detail=detail,
     )
 

@@ -7,7 +7,7 @@ from typing import Protocol, TypeAlias
 
 from worker.model import Parsed, Source
 
-JsonValue: TypeAlias = str | int | float | bool | None | list["JsonValue"] | dict[str, "JsonValue"]
+JsonValue: TypeAlias = str | int | float | bool | list["JsonValue"] | dict[str, "JsonValue"] | None
 
 
 class Parser(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 from worker.pipeline.parse import markdown
 from worker.pipeline.parse.formats import pdf_lines
@@ -19,10 +20,11 @@ _EDGE_LINES = 3
 
 _LEADERS = re.compile(r"(?:\s?[.·…_]){4,}\s*(?=\S{0,12}$)|(?:\s?[.…]){5,}")
 _BULLET = re.compile(r"^[•●▪◦‣∙■□▸►➢✓\uf0b7\uf0a7\uf0d8]\s*|^[–-]\s+(?=\S)")
-_LISTED = re.compile(r"^(?:\(?(?:\d{1,3}|[a-z]|[ivx]{1,4})[.)]\s+|\(\d{1,3}\)\s)", re.I)
-_PAGE_NUMBER = re.compile(r"^\W*(?:page\s*)?[\divxlc]{1,5}(?:\s*(?:of|/|-)\s*\d{1,5})?\W*$", re.I)
+_LISTED = re.compile(r"^(?:\(?(?:\d{1,3}|[a-z]|[ivx]{1,4})[.)]\s+|\(\d{1,3}\)\s)", re.IGNORECASE)
+_PAGE_NUMBER = re.compile(r"^\W*(?:page\s*)?[\divxlc]{1,5}(?:\s*(?:of|/|-)\s*\d{1,5})?\W*$", re.IGNORECASE)
 _LABEL = re.compile(
-    r"^(?:(?:section|chapter|part|article|appendix|annex|schedule|exhibit)\s+)?[a-z]?[\divx]*(?:\.\d+)*[.):]?$", re.I
+    r"^(?:(?:section|chapter|part|article|appendix|annex|schedule|exhibit)\s+)?[a-z]?[\divx]*(?:\.\d+)*[.):]?$",
+    re.IGNORECASE,
 )
 _LETTERS = re.compile(r"[^\W\d_]")
 _WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
@@ -62,7 +64,6 @@ class _Heading:
         gap = self.line.y - line.y
         same = abs(line.size - self.line.size) < 0.06 * line.size and line.bold == self.line.bold
         return same and 0 < gap < 1.6 * line.size and not _LISTED.match(line.text) and self.line.words > 1
-
 
     def add(self, line: Line, words: set[str]) -> None:
         """Append the heading's next line."""
@@ -163,11 +164,7 @@ def _stands_alone(previous: Line | None, line: Line, following: Line | None, lea
 
 
 def _leading(lines: list[Line], body: float) -> float:
-    steps = [
-        a.y - b.y
-        for a, b in zip(lines, lines[1:], strict=False)
-        if 0.8 * body < a.y - b.y < 3 * body and abs(a.size - b.size) < 1
-    ]
+    steps = [a.y - b.y for a, b in pairwise(lines) if 0.8 * body < a.y - b.y < 3 * body and abs(a.size - b.size) < 1]
     return median(steps) if steps else 1.2 * body
 
 

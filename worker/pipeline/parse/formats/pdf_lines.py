@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable
+from itertools import pairwise
 
 _MIN_COLUMN = 4
 """Fewer lines on a side of a gap are a table or a letterhead, not a column."""
@@ -82,7 +83,7 @@ def _in_order(segments: list[Segment], depth: int) -> list[Segment]:
     sides = [_side(segment, gutter) for segment in segments]
     crossing = sum(side == 0 for side in sides)
     apart = [side for side in sides if side]
-    changes = sum(a != b for a, b in zip(apart, apart[1:], strict=False))
+    changes = sum(a != b for a, b in pairwise(apart))
     fewer = min(apart.count(-1), apart.count(1))
     # Each column once between two full-width lines is at most this many changes.
     if changes <= 2 * (crossing + 1) or changes < 0.6 * fewer:
