@@ -5,18 +5,27 @@
 -- Definer, because under RLS the GIN index is not used: @@ is not leakproof, so the policy would run
 -- first (100,000 chunks: 51 ms against 2.2 ms). The tenants are therefore named here, and narrowed
 -- by the caller's wish, never widened. Of a very common word p_cap chunks are ranked, not all.
+--
+-- Planned for its values: with the tenants in an array that it knows, the plan is the tenant's and
+-- the words' index together; with a subquery it believed in ten tenants and read rows to filter them.
 create function ingest.text_hits(p_query tsquery, p_tenants uuid[], p_documents uuid[], p_limit integer, p_cap integer)
-returns table (chunk_id bigint, rank integer) language sql stable security definer rows 50 set search_path = '' as $$
-  with hits as (
-    select c.id, c.fts from public.chunks c
-     where c.fts operator(pg_catalog.@@) p_query
-       and c.tenant_id = any (array(select t from ingest.my_tenants('reader') t where p_tenants is null or t = any (p_tenants)))
+returns table (chunk_id bigint, rank integer) language plpgsql stable security definer rows 50
+set search_path = '' set plan_cache_mode = force_custom_plan as $$
+declare
+  v_tenants  uuid[] := array(select t from ingest.my_tenants('reader') t where p_tenants is null or t = any (p_tenants));
+begin
+  return query
+  with matches as (
+    -- Numbered, where a limit would make the planner hope to meet p_cap matches soon without the index of words.
+    select c.id, c.fts, pg_catalog.row_number() over () as number from public.chunks c
+     where c.fts operator(pg_catalog.@@) p_query and c.tenant_id = any (v_tenants)
        and (p_documents is null or c.document_id = any (p_documents))
-     limit p_cap
+  ), best as (
+    select m.id, pg_catalog.ts_rank_cd(m.fts, p_query) as weight from matches m where m.number <= p_cap
+     order by 2 desc, 1 limit p_limit
   )
-  select h.id, pg_catalog.row_number() over (order by pg_catalog.ts_rank_cd(h.fts, p_query) desc, h.id)::integer
-    from hits h order by 2 limit p_limit
-$$;
+  select b.id, pg_catalog.row_number() over (order by b.weight desc, b.id)::integer from best b;
+end $$;
 
 -- Refuse a query vector that cannot be compared, in words; return it at unit length. Magnitude means
 -- nothing to a cosine, and a half-precision number overflows at 65,504.
@@ -100,7 +109,10 @@ returns table (
   page_start integer, page_end integer, heading_path text[], content text, char_start integer, char_end integer,
   score double precision, vector_rank integer, text_rank integer, similarity double precision, stale boolean
 )
-language plpgsql stable security invoker set search_path = '' set plan_cache_mode = force_custom_plan as $$
+-- A document's vectors lie together: by bitmap each page is read once (10,000 vectors: 1,343 buffers,
+-- 5.8 ms), where the index scan that the planner prefers goes back and forth (10,215 buffers, 8.5 ms).
+language plpgsql stable security invoker
+set search_path = '' set plan_cache_mode = force_custom_plan set enable_indexscan = off as $$
 #variable_conflict use_column
 declare
   v_model       smallint;
@@ -110,6 +122,10 @@ declare
   v_filters     record;
   v_tsquery     tsquery;
   v_depth       integer := greatest(50, match_count);
+  v_read        integer := 4 * v_depth;
+  v_near        bigint[];
+  v_distances   double precision[];
+  v_exact       boolean := false;
   v_name        text;
   v_dimensions  integer;
 begin
@@ -145,16 +161,38 @@ begin
       from (select distinct coalesce(v_filters.language, t.language) as language from public.tenants t where t.id = any (v_tenants)) l) w
    where pg_catalog.numnode(q) > 0;
 
+  -- The nearest vectors first, then the chunks that hold them: a join of all would read every chunk of
+  -- the tenants (10,000: 31 ms against 9). It is exact where the last chunk taken is nearer than the last vector
+  -- read; vectors without a chunk (after an overwrite, for a day) may leave too few.
+  --
+  -- `+ 0` keeps an approximate index out, whoever may have made one: its recall is not 1.
+  if v_documents is null then
+    with vectors as materialized (
+      select e.tenant_id, e.content_sha256, (e.embedding operator(extensions.<=>) v_vector) + 0 as distance
+        from ingest.embeddings e where e.model_id = v_model and e.tenant_id = any (v_tenants)
+       order by 3 limit v_read
+    ), near as (
+      select c.id, v.distance from vectors v join public.chunks c on c.tenant_id = v.tenant_id and c.content_sha256 = v.content_sha256
+       order by v.distance, c.id limit v_depth
+    )
+    select pg_catalog.array_agg(n.id order by n.distance, n.id), pg_catalog.array_agg(n.distance order by n.distance, n.id),
+           (select pg_catalog.count(*) < v_read from vectors)
+           or pg_catalog.count(*) = v_depth and pg_catalog.max(n.distance) < (select pg_catalog.max(v.distance) from vectors v)
+      into v_near, v_distances, v_exact from near n;
+  end if;
+  if not v_exact then
+    select pg_catalog.array_agg(n.id order by n.distance, n.id), pg_catalog.array_agg(n.distance order by n.distance, n.id)
+      into v_near, v_distances from (
+      select c.id, (e.embedding operator(extensions.<=>) v_vector) + 0 as distance
+        from ingest.embeddings e join public.chunks c on c.tenant_id = e.tenant_id and c.content_sha256 = e.content_sha256
+       where e.model_id = v_model and e.tenant_id = any (v_tenants)
+         and (v_documents is null or c.document_id = any (v_documents))
+       order by 2, 1 limit v_depth) n;
+  end if;
+
   return query
-  with near as (
-    -- `+ 0` keeps an approximate index out, whoever may have made one: its recall is not 1.
-    select c.id, (e.embedding operator(extensions.<=>) v_vector) + 0 as distance
-      from ingest.embeddings e join public.chunks c on c.tenant_id = e.tenant_id and c.content_sha256 = e.content_sha256
-     where e.model_id = v_model and e.tenant_id = any (v_tenants)
-       and (v_documents is null or c.document_id = any (v_documents))
-     order by 2, 1 limit v_depth
-  ), by_vector as (
-    select n.id, n.distance, pg_catalog.row_number() over (order by n.distance, n.id)::integer as rank from near n
+  with by_vector as (
+    select u.id, u.distance, u.rank::integer from unnest(v_near, v_distances) with ordinality u(id, distance, rank)
   ), by_text as (
     select h.chunk_id as id, h.rank from ingest.text_hits(v_tsquery, v_tenants, v_documents, v_depth, 5000) h where v_tsquery is not null
   ), fused as (
