@@ -2,6 +2,8 @@
 
 revoke all on public.tenants, public.tenant_members, public.documents, public.jobs, public.job_events, public.pages, public.chunks
   from anon, authenticated, service_role;
+-- Hosted projects grant new sequences of public as they do tables: anybody could set the next id.
+revoke all on sequence public.jobs_id_seq, public.chunks_id_seq from anon, authenticated, service_role;
 revoke execute on all functions in schema ingest from public, anon, authenticated, service_role;
 revoke execute on function public.search(text, real[], integer, jsonb) from public, anon, service_role;
 
