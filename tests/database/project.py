@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -43,6 +44,8 @@ def vector_of(text: str) -> list[float]:
 
 class Project:
     """`admin` is the superuser, `owner` is postgres, `worker` is ingest_worker; each a connection of its own."""
+
+    migrations = Path(__file__).parents[2] / "supabase" / "migrations"
 
     def __init__(self, database: Database) -> None:
         self.database = database
