@@ -21,7 +21,7 @@ grant execute on function
   ingest.text_hits(tsquery, uuid[], uuid[], integer, integer),
   ingest.query_vector(real[], text, integer),
   ingest.search_filters(jsonb),
-  ingest.any_of(tsquery[]),
+  ingest.query_words(text, text[]),
   public.search(text, real[], integer, jsonb)
   to authenticated;
 
