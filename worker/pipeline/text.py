@@ -28,33 +28,11 @@ _BREAKS = re.compile(f"\r\n|[{_BREAK_CLASS}]")
 _SPACES = re.compile(f"[{_SPACE_CLASS}]")
 
 _ASCII = bytes(range(0x80))
-_CHARSETS = [
-    "utf_8",
-    "utf_16",
-    "utf_16_le",
-    "utf_16_be",
-    "utf_32",
-    "cp1250",
-    "cp1251",
-    "cp1252",
-    "cp1253",
-    "cp1254",
-    "iso8859_1",
-    "iso8859_2",
-    "iso8859_5",
-    "iso8859_7",
-    "iso8859_9",
-    "iso8859_15",
-    "koi8_r",
-    "koi8_u",
-    "shift_jis",
-    "cp932",
-    "euc_jp",
-    "gb18030",
-    "gbk",
-    "big5",
-    "euc_kr",
-]
+_CHARSETS = (
+    "utf_8", "utf_16", "utf_16_le", "utf_16_be", "utf_32", "cp1250", "cp1251", "cp1252", "cp1253", "cp1254",
+    "cp437", "iso8859_1", "iso8859_2", "iso8859_5", "iso8859_7", "iso8859_9", "iso8859_15", "koi8_r", "koi8_u",
+    "shift_jis", "cp932", "euc_jp", "gb18030", "gbk", "big5", "euc_kr",
+)  # fmt: skip
 
 
 def clean(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from worker.pipeline.parse import markdown
 from worker.pipeline.parse.formats import pdf_lines
@@ -26,7 +26,9 @@ _LABEL = re.compile(
     r"^(?:(?:section|chapter|part|article|appendix|annex|schedule|exhibit)\s+)?[a-z]?[\divx]*(?:\.\d+)*[.):]?$",
     re.IGNORECASE,
 )
+_NUMBER = re.compile(r"\d{1,6}")
 _LETTERS = re.compile(r"[^\W\d_]")
+_OPEN = re.compile(r"[^\W_]-$")
 _WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
 _LIGATURES = str.maketrans(
     {"\ufb00": "ff", "\ufb01": "fi", "\ufb02": "fl", "\ufb03": "ffi", "\ufb04": "ffl", "\ufb05": "st", "\ufb06": "st"}
@@ -172,37 +174,51 @@ def _goes_on(previous: Line, line: Line, gap: float, leading: float) -> bool:
     """Tell whether the line belongs to the paragraph of the line before it."""
     if abs(line.size - previous.size) > 0.15 * max(line.size, previous.size):
         return False
+    if previous.cells == 1 and line.cells > 1 and line.words < 4 * line.cells:
+        return False  # a table begins
     if gap < -leading:
         # The next column: a sentence that goes on there is one paragraph.
         return line.text[:1].islower() and not previous.text.endswith((".", "!", "?", ":"))
-    return gap <= 1.35 * max(leading, 0.9 * line.size)
+    # Rows of a table stand further apart than lines of prose.
+    most = 2.5 if previous.cells > 1 and line.cells > 1 else 1.35
+    return gap <= most * max(leading, 0.9 * line.size)
 
 
 def _paragraph(lines: list[Line], words: set[str]) -> str:
     """Return lines as one block: full lines of prose are joined, rows, lists and short lines are kept."""
-    right = max(line.x1 for line in lines)
-    width = right - min(line.x0 for line in lines)
     out: list[str] = []
-    previous: Line | None = None
-    for line in lines:
-        text = _LEADERS.sub(" … ", line.text).strip()
-        bullet = _BULLET.match(text)
-        if bullet is not None:
-            text = f"- {text[bullet.end() :].lstrip()}"
-        starts = bullet is not None or _LISTED.match(text) is not None
-        if previous is None or not out:
-            out.append(text)
-        elif out[-1].endswith(_HYPHEN):
-            out[-1] = _unhyphenated(out[-1].removesuffix(_HYPHEN), text, words)
-        else:
-            column = previous.x1 if line.y > previous.y else right
-            full = previous.cells == 1 and previous.x1 >= column - 0.15 * width and width > 15 * previous.size
-            if full and line.cells == 1 and not starts and previous.words > 2:
-                out[-1] += f" {text}"
+    previous_full = False
+    for run in _columns(lines):
+        right = max(line.x1 for line in run)
+        width = right - min(line.x0 for line in run)
+        for line in run:
+            text = _LEADERS.sub(" … ", line.text).strip()
+            bullet = _BULLET.match(text)
+            if bullet is not None:
+                text = f"- {text[bullet.end() :].lstrip()}"
+            starts = bullet is not None or _LISTED.match(text) is not None or line.cells > 1
+            if out and out[-1].endswith(_HYPHEN):
+                out[-1] = _unhyphenated(out[-1].removesuffix(_HYPHEN), text, words)
+            elif out and previous_full and not starts:
+                # A hyphen that PDFium did not take for one parts numbers and names: 10-12, COVID-19.
+                out[-1] += text if _OPEN.search(out[-1]) and text[:1].isalnum() else f" {text}"
             else:
                 out.append(text)
-        previous = line
+            narrow = width < 15 * line.size
+            previous_full = (line.cells == 1 and line.words > 2 and line.x1 >= right - 0.15 * width and not narrow) or (
+                line is run[-1] and line is not lines[-1]  # a sentence that goes on in the next column
+            )
     return markdown.plain("\n".join(out).replace(_HYPHEN, "-"))
+
+
+def _columns(lines: list[Line]) -> Iterator[list[Line]]:
+    """Cut a paragraph where it goes on at the top of the next column."""
+    start = 0
+    for at in range(1, len(lines)):
+        if lines[at].y > lines[at - 1].y + lines[at].size:
+            yield lines[start:at]
+            start = at
+    yield lines[start:]
 
 
 def _unhyphenated(before: str, after: str, words: set[str]) -> str:
@@ -219,9 +235,11 @@ def _unhyphenated(before: str, after: str, words: set[str]) -> str:
 
 
 def _drop_running_heads(read: list[list[Line]]) -> None:
-    """Remove lines that stand at the same edge of many pages; their first occurrence stays, page numbers go.
+    """Remove lines that stand at the same place at the edge of many pages; their first occurrence stays.
 
-    Many is more than half of all pages, of the odd or of the even ones, or four neighbours (a chapter's head).
+    Many is more than half of all pages, of the odd or of the even ones, or four neighbours (a chapter's
+    head). One number in the line may count with the pages; other numbers must be the same, or the last
+    rows of tables would go.
     """
     places: dict[str, list[tuple[int, Line]]] = {}
     printed = [number for number, lines in enumerate(read) if lines]
@@ -229,21 +247,30 @@ def _drop_running_heads(read: list[list[Line]]) -> None:
         lines = sorted(read[number], key=lambda line: -line.y)
         edges = lines if len(lines) <= 2 * _EDGE_LINES else [*lines[:_EDGE_LINES], *lines[-_EDGE_LINES:]]
         for line in edges:
-            key = re.sub(r"\d+|\b[ivxlc]+\b", "#", line.text.casefold())
-            places.setdefault(key, []).append((number, line))
+            for key in _running_keys(line, number):
+                places.setdefault(key, []).append((number, line))
     dropped: set[int] = set()
+    kept: set[int] = set()
     for found in places.values():
-        numbers = sorted({number for number, _ in found})
-        if not _is_running(numbers, printed):
+        if not _is_running(sorted({number for number, _ in found}), printed):
             continue
-        first_kept = False
-        for _, line in found:
-            keep = not first_kept and not _PAGE_NUMBER.match(line.text) and len(_LETTERS.findall(line.text)) >= 3
-            first_kept = first_kept or keep
-            if not keep:
-                dropped.add(id(line))
+        first = found[0][1]
+        if not _PAGE_NUMBER.match(first.text) and len(_LETTERS.findall(first.text)) >= 3 and id(first) not in dropped:
+            kept.add(id(first))
+        dropped.update(id(line) for _, line in found)
     for number, lines in enumerate(read):
-        read[number] = [line for line in lines if id(line) not in dropped]
+        read[number] = [line for line in lines if id(line) not in dropped or id(line) in kept]
+
+
+def _running_keys(line: Line, page: int) -> Iterator[str]:
+    """Yield what this line would share with its like on other pages."""
+    text = line.text.casefold()
+    place = round(line.y / 6)
+    yield f"{place} {text}"
+    for match in islice(_NUMBER.finditer(text), 5):
+        yield f"{place} {text[: match.start()]}#{int(match.group()) - page}{text[match.end() :]}"
+    if _PAGE_NUMBER.match(text):
+        yield f"{place} page"
 
 
 def _is_running(numbers: list[int], printed: list[int]) -> bool:
