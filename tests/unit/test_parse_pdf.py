@@ -122,7 +122,7 @@ async def test_words_parted_at_line_ends_are_joined_where_that_is_safe(read: Rea
             "This is a paragraph about embeddings that are stored beside the publi-",
             "cation of chunks, with a state-of-the-art index and a self-contained re-",
             "conciliation. A self-",
-            "contained worker needs the pages 10-",
+            "contained worker needs for its next run the sheets on the pages 10-",
             "12 and nothing else.",
         ]
         for number, line in enumerate(lines):
@@ -132,7 +132,7 @@ async def test_words_parted_at_line_ends_are_joined_where_that_is_safe(read: Rea
     assert "the publication of chunks" in text
     assert "a self-contained reconciliation." in text
     assert "A self-contained worker" in text
-    assert "pages 10-12 and" in text
+    assert "on the pages 10-12 and" in text
 
 
 async def test_running_heads_and_page_numbers_go_and_content_that_repeats_stays(read: Reader) -> None:
