@@ -218,7 +218,7 @@ declare
   v_words     tsquery;
   v_any       tsquery;
 begin
-  foreach v_language in array p_languages loop
+  foreach v_language in array coalesce(p_languages, '{}') loop   -- a user whose tenant is not made yet has none
     begin
       v_words := pg_catalog.websearch_to_tsquery(ingest.text_config(v_language), p_query);
     exception when internal_error then

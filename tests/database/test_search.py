@@ -286,6 +286,10 @@ async def test_a_person_searches_all_their_tenants_and_no_other(project: Project
     )
 
 
+async def test_a_user_whose_tenant_is_not_made_yet_finds_nothing(project: Project) -> None:
+    assert await search(project, uuid4(), "whales") == []
+
+
 async def test_filters_narrow(project: Project, user: UUID) -> None:
     bees = await project.owner.fetchval("select id from public.documents where name like '%bees%'")
     tenant = await project.organisation(reader=user)
