@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -17,6 +18,8 @@ def fetch() -> None:
 
     Raises StackError with Deno's words.
     """
+    # Deno trusts its own list of authorities only; behind a company's proxy the machine's list is wanted too.
+    os.environ.setdefault("DENO_TLS_CA_STORE", "mozilla,system")
     functions = sorted(str(path) for path in deno.REPOSITORY.glob("supabase/functions/*/index.ts"))
     done = subprocess.run(
         [deno.executable(), "cache", "--config", "deno.json", *PROGRAMS, *functions],

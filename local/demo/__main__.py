@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -16,14 +17,12 @@ from rich.console import Console
 from local import interrupt, samples
 from local.demo.client import ClientError, connected
 from local.demo.files import uploads
-from local.demo.run import Demo
 from local.errors import StackError
 from local.install import MODELS
 from local.session import described, until_one_ends
 from local.stack import Stack
 from local.worker_process import Worker, working
 from worker.errors import IngestError
-from worker.pipeline.embed.local import LocalEmbedder
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -50,13 +49,19 @@ async def _demo(
     async with AsyncExitStack() as started:
         directory = Path(tempfile.mkdtemp(prefix="sluice-demo-"))
         started.callback(shutil.rmtree, directory, ignore_errors=True)
+        # For our children: the Supabase CLI leaves files in its temporary directory.
+        os.environ["TMPDIR"] = str(_made(directory / "tmp"))
+        # Imported after that: onnxruntime leaves one there too. And --help is quick without it.
+        from local.demo.run import Demo
+        from worker.pipeline.embed.local import LocalEmbedder
+
         log = directory / "worker.log"
-        ours = uploads(files or samples.write(directory / "samples"))
+        links = directory / "uploads"
+        ours = uploads(files or samples.write(directory / "samples"), links)
         console.print("Starting Postgres, the local Supabase and a worker …")
         stack = await started.enter_async_context(Stack(directory / "stack", durable=False))
         worker = await started.enter_async_context(working(stack, log))
-        paths = [upload.path for upload in ours]
-        client = await started.enter_async_context(connected(stack, paths, directory / "client.log"))
+        client = await started.enter_async_context(connected(stack, links, directory / "client.log"))
         embedder = LocalEmbedder(MODELS)
         started.push_async_callback(embedder.aclose)
 
@@ -73,6 +78,11 @@ async def _demo(
         if keep:
             await _keep(stack, worker, log, console)
         return status
+
+
+def _made(directory: Path) -> Path:
+    directory.mkdir()
+    return directory
 
 
 async def _keep(stack: Stack, worker: Worker, log: Path, console: Console) -> None:

@@ -15,21 +15,20 @@ def passage(content: str, question: str, width: int = _WIDTH) -> tuple[int, int]
     """Return the range of `content`, about `width` characters, that has the most words of `question`.
 
     Words of four letters and more count by their first five: a question rarely repeats a form exactly.
-    The first such range wins; it begins where a word begins.
+    It begins where a word begins, or with the content.
     """
     if len(content) <= width:
         return 0, len(content)
     asked = {word.casefold()[:5] for word in _WORD.findall(question) if len(word) > 3}
     words = [(match.start(), match.group().casefold()[:5]) for match in _WORD.finditer(content)]
-    best, best_count = 0, -1
-    for start, _ in words:
-        found = {word for at, word in words if start <= at < start + width} & asked
-        if len(found) > best_count:
-            best, best_count = start, len(found)
-    # Not from its first word on: a line of what leads to it helps to read it.
-    start = max(0, min(best - width // 4, len(content) - width))
-    start = next((at for at, _ in words if at >= start), start) if start else 0
-    return start, min(len(content), start + width)
+    starts = [start for start, _ in words if start <= len(content) - width] or [0]
+    counts = [len({word for at, word in words if start <= at < start + width} & asked) for start in starts]
+    first = last = counts.index(max(counts))
+    while last + 1 < len(counts) and counts[last + 1] == counts[first]:
+        last += 1
+    # The first stretch of equally good starts, in its middle: the words then stand inside, not at the edge.
+    start = starts[(first + last) // 2] if max(counts) else 0
+    return start, start + width
 
 
 def page_at(content: str, offset: int, first: int, pages: Sequence[str]) -> int:
@@ -56,4 +55,4 @@ def page_at(content: str, offset: int, first: int, pages: Sequence[str]) -> int:
 def one_line(text: str) -> str:
     """Return `text` without line breaks, heading marks, table rules and runs of spaces, fit to print in one line."""
     text = re.sub(r"(?m)^#{1,6} ", "", text)
-    return " ".join(re.sub(r"\|?\s*:?-{3,}:?\s*\|?", " ", text).split())
+    return " ".join(re.sub(r"\|(\s*:?-{3,}:?\s*\|)+", " ", text).split())

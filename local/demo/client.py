@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
@@ -76,15 +76,10 @@ class Client:
 
 
 @asynccontextmanager
-async def connected(stack: Stack, files: Sequence[Path], log: Path) -> AsyncIterator[Client]:
-    """Run the clients against `stack`; they may read `files` and nothing else, and reach its port and no other."""
-    # In Deno's lists a comma that belongs to a path is written twice.
-    readable = ",".join(str(path).replace(",", ",,") for path in files)
+async def connected(stack: Stack, readable: Path, log: Path) -> AsyncIterator[Client]:
+    """Run the clients against `stack`; they may read below `readable` and reach its port, and nothing else."""
     argv = deno.command(
-        _CLIENT,
-        f"--allow-net=127.0.0.1:{stack.server.port}",
-        "--allow-env",
-        *([f"--allow-read={readable}"] if files else []),
+        _CLIENT, f"--allow-net=127.0.0.1:{stack.server.port}", "--allow-env", f"--allow-read={readable}"
     )
     keys = {"SUPABASE_URL": stack.api_url, "SUPABASE_PUBLISHABLE_KEY": stack.publishable_key}
     with log.open("wb") as errors:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,8 +45,8 @@ Block = Heading | Paragraph | Items | Table | PageBreak
 
 
 def read(path: Path) -> list[Block]:
-    """Read the blocks of a paper; a blank line stands between two."""
-    return [_block(text.splitlines()) for text in path.read_text(encoding="utf-8").strip().split("\n\n")]
+    """Read the blocks of a paper; blank lines stand between them."""
+    return [_block(text.splitlines()) for text in re.split(r"\n{2,}", path.read_text(encoding="utf-8").strip())]
 
 
 def _block(lines: list[str]) -> Block:
