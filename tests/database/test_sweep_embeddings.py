@@ -113,7 +113,8 @@ async def test_no_published_chunk_loses_its_vector_while_publishes_and_sweeps_ra
         try:
             await project.publish(claim, parse, texts)
         except asyncpg.PostgresError as refused:
-            assert refused.sqlstate == NO_VECTOR
+            if refused.sqlstate != NO_VECTOR:
+                raise
             await project.embed(user, texts)
             await project.publish(claim, parse, texts)
         lost += await project.owner.fetchval(
