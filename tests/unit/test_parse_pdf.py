@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -254,16 +253,3 @@ def _lying_font_pdf() -> bytes:
             b"<< /Length %d >>\nstream\n%s\nendstream" % (len(cmap), cmap),
         ]
     )
-
-
-async def test_real_documents_are_read_page_by_page(read: Reader) -> None:
-    """The documents that a release is judged by; SLUICE_ACCEPTANCE names another place for them."""
-    place = Path(os.environ.get("SLUICE_ACCEPTANCE", Path(__file__).parents[2].parent / "shared" / "acceptance"))
-    files = sorted(place.glob("*.pdf"))
-    assert files, f"no PDF in {place}: set SLUICE_ACCEPTANCE to the directory of the acceptance files"
-    for file in files:
-        parsed = await read(file.read_bytes(), file.name)
-        assert len(parsed.text) > 500
-        assert parsed.title
-        assert any(line.startswith("#") for line in parsed.text.splitlines())
-        assert "\ufffd" not in parsed.text
