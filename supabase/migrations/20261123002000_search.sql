@@ -160,24 +160,27 @@ begin
     from public.tenants t where t.id = any (v_tenants);
 
   -- The nearest vectors first, then the chunks that hold them: a join of all would read every chunk of
-  -- the tenants (10,000: 31 ms against 9). It is exact where the last chunk taken is nearer than the last vector
-  -- read; vectors without a chunk (after an overwrite, for a day) may leave too few.
+  -- the tenants (10,000: 31 ms against 9; 100,000: 1 s against 85 ms). It is exact where the last chunk
+  -- taken is nearer than the last vector read; vectors without a chunk (after an overwrite, for a day)
+  -- and a filter may leave too few, so it reads further once. Of few documents the join reads little.
   --
   -- `+ 0` keeps an approximate index out, whoever may have made one: its recall is not 1.
-  if v_documents is null then
+  while not v_exact and v_read <= 64 * v_depth and (v_documents is null or pg_catalog.cardinality(v_documents) > 20) loop
     with vectors as materialized (
       select e.tenant_id, e.content_sha256, (e.embedding operator(extensions.<=>) v_vector) + 0 as distance
         from ingest.embeddings e where e.model_id = v_model and e.tenant_id = any (v_tenants)
        order by 3 limit v_read
     ), near as (
       select c.id, v.distance from vectors v join public.chunks c on c.tenant_id = v.tenant_id and c.content_sha256 = v.content_sha256
+       where v_documents is null or c.document_id = any (v_documents)
        order by v.distance, c.id limit v_depth
     )
     select pg_catalog.array_agg(n.id order by n.distance, n.id), pg_catalog.array_agg(n.distance order by n.distance, n.id),
            (select pg_catalog.count(*) < v_read from vectors)
            or pg_catalog.count(*) = v_depth and pg_catalog.max(n.distance) < (select pg_catalog.max(v.distance) from vectors v)
       into v_near, v_distances, v_exact from near n;
-  end if;
+    v_read := 16 * v_read;
+  end loop;
   if not v_exact then
     select pg_catalog.array_agg(n.id order by n.distance, n.id), pg_catalog.array_agg(n.distance order by n.distance, n.id)
       into v_near, v_distances from (

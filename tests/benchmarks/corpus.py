@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import product
 from uuid import UUID
@@ -198,7 +198,8 @@ class Corpus:
         """Return unit vectors near a topic, as halfvec stores them."""
         noise = random.standard_normal((count, DIMENSIONS)).astype(np.float32) * (_NOISE / DIMENSIONS**0.5)
         vectors = self.centres[topic] + noise
-        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+        stored: NDArray[np.float16] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+        return stored
 
     def query(self, random: np.random.Generator) -> str:
         """Return one to three words, the rarer the fewer; every seventh query asks for either of two."""
@@ -238,7 +239,7 @@ def _rows(tenant: UUID, keys: list[bytes], vectors: NDArray[np.float16]) -> NDAr
     return rows
 
 
-async def _bytes(rows: list[NDArray[np.void]]) -> object:
+async def _bytes(rows: list[NDArray[np.void]]) -> AsyncIterator[bytes]:
     yield _COPY_HEADER
     for some in rows:
         yield some.tobytes()

@@ -15,6 +15,7 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,7 +50,8 @@ BARE_TEXT = f"""
 VECTOR_LIST = f"""
     select c.id from ingest.embeddings e join public.chunks c using (tenant_id, content_sha256)
      where e.model_id = {MODEL} and e.tenant_id = $2
-     order by e.embedding operator(extensions.<=>) ingest.query_vector($1::real[], 'm', cardinality($1::real[])), c.id limit {DEPTH}"""
+     order by e.embedding operator(extensions.<=>) ingest.query_vector($1::real[], 'm', cardinality($1::real[])), c.id
+     limit {DEPTH}"""
 TEXT_LIST = f"""
     select id from public.chunks where tenant_id = $2 and fts @@ websearch_to_tsquery('english', $1)
      order by ts_rank_cd(fts, websearch_to_tsquery('english', $1)) desc, id limit {DEPTH}"""
@@ -146,7 +148,7 @@ class Bench:
         async def searched() -> object:
             return await self.member.fetch(SEARCH, words, numbers, MATCHES)
 
-        kinds = {
+        kinds: dict[str, Callable[[], Awaitable[object]]] = {
             "search": searched,
             "bare vector": lambda: self.bare.fetch(BARE_VECTOR, numbers, tenant.id),
             "bare text": lambda: self.bare.fetch(BARE_TEXT, words, tenant.id),
