@@ -137,7 +137,17 @@ async def test_the_placeholder_of_an_empty_folder_is_no_document(project: Projec
 
 
 @pytest.mark.parametrize(
-    "folder", ["", "public", "0b8f3a52-6c1d-4e7a-9a44-5d2f3c1e7b90", "not-a-uuid-at-all", "' or true --", "../etc", "a\nb", "x" * 900]
+    "folder",
+    [
+        "",
+        "public",
+        "0b8f3a52-6c1d-4e7a-9a44-5d2f3c1e7b90",
+        "not-a-uuid-at-all",
+        "' or true --",
+        "../etc",
+        "a\nb",
+        "x" * 900,
+    ],
 )
 async def test_an_object_outside_every_tenants_folder_is_recorded_once(
     project: Project, user: UUID, folder: str

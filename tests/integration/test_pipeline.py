@@ -183,6 +183,15 @@ async def test_same_bytes_are_parsed_and_embedded_once_in_a_tenant_and_anew_in_a
     assert await project.embedded(foreign) == await project.embedded(first) > 0
 
 
+async def test_same_bytes_of_another_type_are_parsed_anew(worker: Worker, project: Project, ada: Person) -> None:
+    content = b"Pier,Depth\nNorth,12 m\nSouth,9 m\n"
+    text = await project.settled(await ada.upload("piers.md", content, mime_type="text/markdown"))
+    table = await project.settled(await ada.upload("piers.csv", content, mime_type="text/csv"))
+
+    assert (text["mime_type"], table["mime_type"]) == ("text/markdown", "text/csv")
+    assert text["published_parse_id"] != table["published_parse_id"]
+
+
 async def test_a_move_while_the_job_runs_still_ends_in_a_ready_document(
     worker: Worker, project: Project, ada: Person
 ) -> None:

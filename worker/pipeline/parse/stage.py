@@ -19,11 +19,12 @@ async def parse(db: Database, parser: Parser, claim: Claim, source: Source) -> t
     """Return the pages of these bytes: parsed here, or by an earlier job of the same tenant.
 
     Raises Waiting while another job parses them (it wakes this one), and Rejected when they are
-    known to be impossible. No transaction is open while the parser works.
+    known to be impossible. No transaction is open while the parser works. The type is part of the
+    key: the same bytes named .md and .csv are read in two ways.
     """
     row = await db.fetchrow(
         "begin_parse", claim.job_id, claim.number, source.sha256, source.size, source.mime_type,
-        parser.name, parser.version, canonical(parser.options),
+        parser.name, parser.version, canonical({**parser.options, "mime_type": source.mime_type}),
     )  # fmt: skip
     assert row is not None
     parse_id: ParseId = row["parse_id"]
