@@ -94,6 +94,16 @@ async def test_the_cap_a_tenant_is_exact_under_eight_racing_claimers(project: Pr
     assert len({claim["job_id"] for claim in taken}) == 15
 
 
+async def test_a_claim_counts_what_the_claim_before_it_took(project: Project, database: Database) -> None:
+    await project.enqueue(uuid4(), 10)
+    other = await database.connect("ingest_worker")
+    async with other.transaction():
+        assert len(await project.claim(3, cap=5, connection=other)) == 3
+        claiming = asyncio.create_task(project.claim(10, cap=5))
+        assert await project.waits(claiming, project.worker)
+    assert len(await claiming) == 2
+
+
 async def test_the_cap_holds_while_claims_and_settlements_race(project: Project, database: Database) -> None:
     crowd = [uuid4() for _ in range(3)]
     for tenant in crowd:
