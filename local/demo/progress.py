@@ -106,7 +106,7 @@ class _Lines:
 
 def _summary(row: Row) -> str:
     if row.state == "ready":
-        return f"ready, {row.pages} pages, {row.chunks} chunks"
+        return f"ready, {_counted(row.pages, 'page')}, {_counted(row.chunks, 'chunk')}"
     # Quarters: a line for every percent would be a wall.
     quarter = f" {int((row.progress or 0) * 4) * 25} %" if row.stage == "embed" and not row.settled else ""
     return row.doing + quarter
@@ -130,6 +130,10 @@ def _table(rows: Sequence[Row], height: int) -> Table:
     if len(shown) < len(rows):
         table.add_row(f"and {len(rows) - len(shown)} more", "", "", "", "")
     return table
+
+
+def _counted(value: int | None, noun: str) -> str:
+    return f"{value or 0:,} {noun}{'' if value == 1 else 's'}"
 
 
 def _number(value: int | None) -> str:

@@ -30,7 +30,7 @@ from local.stack import Stack
 from local.worker_process import Worker
 from worker.pipeline.embed.local import LocalEmbedder
 
-HITS = 5
+HITS = 10
 _LOOK_SECONDS = 0.25
 _UPLOADS_AT_A_TIME = 3
 _COUNT_EMBEDDINGS = Path(__file__).with_name("embeddings.sql")
