@@ -130,6 +130,31 @@ async def test_an_overwrite_that_waits_for_a_publish_makes_the_next_generation(p
     assert (await project.claim_one())["generation"] == 2
 
 
+async def test_an_overwrite_and_a_move_do_not_wait_for_a_publish_that_is_at_work(
+    project: Project, database: Database, user: UUID
+) -> None:
+    # Found in review: 2,000 chunks take longer than the object trigger waits.
+    stored = await project.upload(user)
+    claim = await project.claim_one()
+    parse = await project.prepare(claim, OLD)
+    await project.owner.execute("alter function ingest.object_changed() set lock_timeout = '50ms'")
+    blocker = await database.connect()
+    async with blocker.transaction():
+        await blocker.execute("lock table public.chunks in share mode")
+        publishing = asyncio.create_task(project.publish(claim, parse, OLD))
+        assert await project.waits(publishing, project.worker)
+        await project.move(stored, f"{user}/b.txt")
+        await project.overwrite(stored)
+    with pytest.raises(asyncpg.PostgresError) as refused:
+        await publishing
+    assert refused.value.sqlstate == SUPERSEDED
+    assert await chunks(project.owner) == []
+    document = await project.document(stored)
+    assert document is not None
+    assert (document["name"], document["generation"]) == (f"{user}/b.txt", 2)
+    assert await project.owner.fetch("select * from ingest.trigger_failures") == []
+
+
 async def test_a_publish_that_waits_for_a_deletion_leaves_nothing(
     project: Project, database: Database, user: UUID
 ) -> None:
