@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -143,12 +144,13 @@ class Demo:
         names = {row.name for row in ready}
         if all(question.document in names for question in samples.QUESTIONS):
             return [question.ask for question in samples.QUESTIONS]
-        asked: list[str] = []
+        of_each = []
         for row in ready[:2]:
             headings = await self._client.ask("owner", "headings", document=row.id)
-            middle = [headings[len(headings) // 2]] if headings else []
-            asked += [*middle, row.title or Path(row.name).stem.replace("_", " ").replace("-", " ")]
-        return list(dict.fromkeys(one_line(question)[:200] for question in asked))[:2]
+            title = row.title or Path(row.name).stem.replace("_", " ").replace("-", " ")
+            of_each.append([one_line(text)[:200] for text in (*headings[len(headings) // 2 :][:1], title)])
+        # One of each document before a second one of the first.
+        return list(dict.fromkeys(text for texts in zip_longest(*of_each) for text in texts if text))[:2]
 
     async def _ask(self, questions: Sequence[str]) -> None:
         isolation = self.report.isolation
