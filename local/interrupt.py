@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import sys
 from collections.abc import Coroutine
@@ -27,6 +28,8 @@ def run(main: Coroutine[Any, Any, int]) -> int:
         if interrupted:
             return
         interrupted = True
+        # Cancelled while it starts a child, asyncio kills and reaps it, then warns that somebody did.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         if task is not None:
             task.get_loop().call_soon_threadsafe(task.cancel)
 
