@@ -145,11 +145,19 @@ class Project:
 
     async def job(self, job_id: int) -> asyncpg.Record:
         """Return a job's row."""
-        return await self.owner.fetchrow("select * from public.jobs where id = $1", job_id)
+        row = await self.owner.fetchrow("select * from public.jobs where id = $1", job_id)
+        assert row is not None
+        return row
 
     async def document(self, document_id: UUID) -> asyncpg.Record | None:
         """Return a document's row."""
         return await self.owner.fetchrow("select * from public.documents where id = $1", document_id)
+
+    async def told(self, document_id: UUID) -> asyncpg.Record:
+        """Return the row of a document that is there."""
+        row = await self.document(document_id)
+        assert row is not None
+        return row
 
     async def events(self, job_id: int) -> list[str]:
         """Return the names of a job's events in order."""
@@ -158,10 +166,12 @@ class Project:
 
     async def begin_parse(self, claim: asyncpg.Record, content: str, parser: str = "local") -> asyncpg.Record:
         """Ask what to do about these bytes."""
-        return await self.worker.fetchrow(
+        row = await self.worker.fetchrow(
             "select * from ingest.begin_parse($1, $2, $3, $4, 'text/plain', $5, '1', '{}')",
             claim["job_id"], claim["claim"], digest(content), len(content), parser,
         )  # fmt: skip
+        assert row is not None
+        return row
 
     async def finish_parse(self, claim: asyncpg.Record, parse_id: int, pages: Sequence[str]) -> None:
         """Store the pages in one fenced transaction."""
@@ -198,7 +208,8 @@ class Project:
             " char_start int, char_end int, token_count int, heading_path text[], context text, content text,"
             " content_sha256 bytea) on commit delete rows"
         )
-        records, offset = [], 0
+        records: list[tuple[object, ...]] = []
+        offset = 0
         for ordinal, text in enumerate(texts):
             page = ordinal + 1
             records.append((ordinal, page, page, offset, offset + len(text), 3, [], "", text, key_of(text)))
@@ -223,7 +234,9 @@ class Project:
 
     async def begin(self, claim: asyncpg.Record) -> asyncpg.Record:
         """Begin the attempt."""
-        return await self.worker.fetchrow("select * from ingest.begin_fetch($1, $2)", claim["job_id"], claim["claim"])
+        row = await self.worker.fetchrow("select * from ingest.begin_fetch($1, $2)", claim["job_id"], claim["claim"])
+        assert row is not None
+        return row
 
     async def prepare(self, claim: asyncpg.Record, texts: Sequence[str]) -> int:
         """Go through every stage but the last, and return the parse's id."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from typing import Literal
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -143,7 +144,9 @@ async def test_a_paused_queue_gives_nothing_and_loses_nothing(project: Project) 
 
 
 @pytest.mark.parametrize("isolation", ["repeatable_read", "serializable"])
-async def test_a_snapshot_older_than_the_lock_is_refused(project: Project, isolation: str) -> None:
+async def test_a_snapshot_older_than_the_lock_is_refused(
+    project: Project, isolation: Literal["repeatable_read", "serializable"]
+) -> None:
     await project.enqueue(uuid4())
     with pytest.raises(asyncpg.PostgresError) as refused:
         async with project.worker.transaction(isolation=isolation):
@@ -223,11 +226,13 @@ async def test_a_claim_reads_few_of_twenty_thousand_waiting_jobs(project: Projec
     async def read() -> asyncpg.Record:
         await project.worker.execute("select pg_stat_force_next_flush()")
         await project.worker.fetchval("select 1")
-        return await project.owner.fetchrow(
+        row = await project.owner.fetchrow(
             "select t.seq_scan, i.idx_scan, i.idx_tup_read from pg_stat_user_tables t"
             "  join pg_stat_user_indexes i on i.relid = t.relid and i.indexrelname = 'jobs_available_idx'"
             " where t.relname = 'jobs'"
         )
+        assert row is not None
+        return row
 
     before = await read()
     assert len(await project.claim(10)) == 10

@@ -50,8 +50,7 @@ async def test_bytes_that_were_parsed_are_not_parsed_again(project: Project, pai
     again = await project.begin_parse(second, BYTES)
     assert (again["outcome"], again["parse_id"]) == ("done", parse["parse_id"])
     for claim in pair:
-        document = await project.document(claim["document_id"])
-        assert document is not None
+        document = await project.told(claim["document_id"])
         assert (document["parse_id"], document["size"]) == (parse["parse_id"], len(BYTES))
 
 

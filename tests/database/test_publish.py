@@ -40,8 +40,7 @@ async def test_a_published_document_is_ready_and_its_job_completed(project: Proj
     stored = await project.upload(user)
     claim = await project.claim_one()
     await project.ingest(claim, OLD)
-    document = await project.document(stored)
-    assert document is not None
+    document = await project.told(stored)
     assert (document["state"], document["generation"], document["published_generation"]) == ("ready", 1, 1)
     assert (document["chunk_count"], document["page_count"], document["title"]) == (3, 3, "Title")
     assert document["published_parse_id"] == document["parse_id"]
@@ -123,8 +122,7 @@ async def test_an_overwrite_that_waits_for_a_publish_makes_the_next_generation(p
         overwriting = asyncio.create_task(project.overwrite(stored))
         assert await project.waits(overwriting, project.admin)
     await overwriting
-    document = await project.document(stored)
-    assert document is not None
+    document = await project.told(stored)
     assert (document["generation"], document["published_generation"], document["state"]) == (2, 1, "pending")
     assert await chunks(project.owner) == OLD
     assert (await project.claim_one())["generation"] == 2
@@ -149,8 +147,7 @@ async def test_an_overwrite_and_a_move_do_not_wait_for_a_publish_that_is_at_work
         await publishing
     assert refused.value.sqlstate == SUPERSEDED
     assert await chunks(project.owner) == []
-    document = await project.document(stored)
-    assert document is not None
+    document = await project.told(stored)
     assert (document["name"], document["generation"]) == (f"{user}/b.txt", 2)
     assert await project.owner.fetch("select * from ingest.trigger_failures") == []
 
@@ -286,8 +283,7 @@ async def test_old_chunks_stay_published_when_the_newer_generation_fails(project
     await project.worker.execute(
         "select ingest.discard_job($1, $2, 'pdf_encrypted', 'm', 'r')", claim["job_id"], claim["claim"]
     )
-    document = await project.document(stored)
-    assert document is not None
+    document = await project.told(stored)
     assert (document["state"], document["generation"], document["published_generation"]) == ("failed", 2, 1)
     async with as_user(project.admin, user):
         assert await chunks(project.admin) == OLD
@@ -302,8 +298,7 @@ async def test_a_third_generation_may_publish_after_a_failed_second(project: Pro
     await project.worker.execute("select ingest.discard_job($1, $2, 'x', 'm', 'r')", claim["job_id"], claim["claim"])
     await project.overwrite(stored)
     await project.ingest(await project.claim_one(), NEW)
-    document = await project.document(stored)
-    assert document is not None
+    document = await project.told(stored)
     assert (document["state"], document["published_generation"], document["error_code"]) == ("ready", 3, None)
     assert await chunks(project.owner) == NEW
 

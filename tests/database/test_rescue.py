@@ -32,7 +32,7 @@ async def test_a_job_whose_lease_ran_out_comes_back_charged(project: Project) ->
     assert await rescue(project) == {claim["job_id"]: "available"}
     job = await project.job(claim["job_id"])
     assert (job["attempt"], job["rescues"], job["stage"], job["error_code"]) == (1, 1, None, "lease_expired")
-    assert (await project.document(document) or {})["state"] == "pending"
+    assert (await project.told(document))["state"] == "pending"
     assert await project.events(claim["job_id"]) == ["enqueue", "claim", "rescue"]
     again = await project.claim_one()
     assert (again["attempt"], again["claim"], again["rescues"]) == (2, 2, 1)
@@ -79,8 +79,7 @@ async def test_a_job_that_took_three_workers_along_is_discarded(project: Project
     document = await project.upload(user)
     job = await lose_workers(project, 3)
     assert (job["state"], job["error_code"], job["rescues"], job["attempt"]) == ("discarded", "worker_lost", 3, 3)
-    told = await project.document(document)
-    assert told is not None
+    told = await project.told(document)
     assert (told["state"], told["error_code"]) == ("failed", "worker_lost")
     assert "contact support" in told["error_message"]
     assert await project.claim() == []
@@ -133,8 +132,7 @@ async def test_a_rescue_leaves_the_document_of_a_newer_generation_alone(project:
     await project.overwrite(document)
     await expire(project)
     await rescue(project)
-    told = await project.document(document)
-    assert told is not None
+    told = await project.told(document)
     assert (told["state"], told["error_code"]) == ("pending", None)
 
 

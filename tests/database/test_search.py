@@ -135,10 +135,10 @@ ODDITIES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("query", ODDITIES, ids=range(len(ODDITIES)))
-async def test_no_query_is_an_error(project: Project, user: UUID, query: str) -> None:
-    for filters in ({}, {"language": "simple"}, {"language": "german"}):
-        assert len(await search(project, user, query, filters=filters)) <= 10
+@pytest.mark.parametrize("filters", [{}, {"language": "simple"}, {"language": "german"}])
+async def test_no_query_is_an_error(project: Project, user: UUID, filters: dict[str, str]) -> None:
+    for query in ODDITIES:
+        assert len(await search(project, user, query, filters=filters)) <= 10, query[:40]
 
 
 async def test_a_line_of_dashes_hides_no_words(project: Project, user: UUID) -> None:
@@ -166,9 +166,7 @@ async def test_nothing_that_people_type_is_an_error(project: Project, user: UUID
 @pytest.mark.parametrize("scale", [1e38, 1e-38, 1e-42, -1.0, 65504.0])
 async def test_only_the_direction_of_a_vector_counts(project: Project, user: UUID, scale: float) -> None:
     # float32 as it travels; 1e38 has a norm beyond it, 1e-42 a norm of nothing. Signs turn the order around.
-    vector = [
-        float(number) for number in np.float32(vector_of("Ships pass by.")) / np.abs(GOOD).max() * np.float32(0.1)
-    ]
+    vector = [float(number) for number in np.array(vector_of("Ships pass by."), "f4") * np.float32(0.5)]
     plain = await search(project, user, "nothing", vector)
     scaled = await search(project, user, "nothing", [number * scale for number in vector])
     expected = contents(plain) if scale > 0 else contents(plain)[::-1]

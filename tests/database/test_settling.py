@@ -124,12 +124,12 @@ async def test_a_verdict_shows_in_job_document_and_timeline(
         left = job["scheduled_at"] - await project.owner.fetchval("select now()")
         assert due - timedelta(seconds=20) < left <= due
         assert await project.claim() == []  # not yet
-    told = await project.document(claimed["document_id"])
-    assert told is not None
+    told = await project.told(claimed["document_id"])
     assert (told["state"], told["error_code"], told["error_message"]) == (document, "some_code", "Said to people.")
     assert await project.events(claimed["job_id"]) == ["enqueue", "claim", verdict]
     assert await project.owner.fetchval("select count(*) from ingest.leases") == 0
     raw = await project.owner.fetchrow("select raw_error, worker_id from ingest.job_details")
+    assert raw is not None
     assert raw["raw_error"] == "said to operators"
     assert raw["worker_id"] is not None
 
@@ -150,7 +150,7 @@ async def test_the_last_attempt_that_fails_is_a_discard(project: Project, claime
     assert claim["attempt"] == claim["max_attempts"]
     assert await settle(project, claim, "retry") == "discard"
     assert (await project.job(claim["job_id"]))["state"] == "discarded"
-    assert (await project.document(claim["document_id"]) or {})["state"] == "failed"
+    assert (await project.told(claim["document_id"]))["state"] == "failed"
 
 
 async def snooze(project: Project, claim: asyncpg.Record, bounded: bool = True) -> str:
@@ -227,7 +227,7 @@ async def test_renewal_answers_ours_superseded_or_nothing(project: Project) -> N
     user = await project.user()
     for name in ("kept", "replaced", "deleted", "lost"):
         await project.upload(user, name)
-    claims = {str((await project.document(c["document_id"]) or {})["name"])[37:]: c for c in await project.claim()}
+    claims = {str((await project.told(c["document_id"]))["name"])[37:]: c for c in await project.claim()}
     await project.overwrite(claims["replaced"]["document_id"])
     await settle(project, claims["lost"], "release")
     # A deletion takes the lease as well; a row that only disappeared is superseded.
@@ -276,8 +276,7 @@ async def test_settling_an_old_generation_leaves_the_newer_ones_document_alone(
 ) -> None:
     await project.overwrite(claimed["document_id"])
     await settle(project, claimed, verdict)
-    document = await project.document(claimed["document_id"])
-    assert document is not None
+    document = await project.told(claimed["document_id"])
     assert (document["generation"], document["state"], document["error_code"]) == (2, "pending", None)
     assert (await project.claim_one())["generation"] == 2
 

@@ -120,13 +120,11 @@ async def test_a_trial_leaves_nothing_and_tells_nobody(project: Project) -> None
 async def test_each_new_document_says_what_storage_said(project: Project) -> None:
     user = await project.user()
     stored = await project.upload(user, "a.txt", size=5)
-    document = await project.document(stored)
-    assert document is not None
+    document = await project.told(stored)
     assert (document["tenant_id"], document["bucket_id"], document["name"]) == (user, "documents", f"{user}/a.txt")
     assert (document["size"], document["mime_type"], document["language"]) == (5, "text/plain", "english")
     await project.overwrite(stored, size=7)
-    document = await project.document(stored)
-    assert document is not None
+    document = await project.told(stored)
     assert (document["size"], document["generation"], document["state"]) == (7, 2, "pending")
 
 

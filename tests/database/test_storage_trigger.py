@@ -61,8 +61,7 @@ async def test_a_move_inside_the_tenant_changes_one_row_and_makes_no_job(project
     stored = await project.ready(user, "a.txt", "text")
     for name, bucket in ((f"{user}/deep/er/b.txt", "documents"), (f"{user}/b.txt", "more")):
         await project.move(stored, name, bucket)
-        document = await project.document(stored)
-        assert document is not None
+        document = await project.told(stored)
         assert (document["name"], document["bucket_id"], document["state"]) == (name, bucket, "ready")
     assert await live(project) == []
     assert await rows_of(project, user) == (1, 1, 1, 1)
@@ -83,8 +82,7 @@ async def test_a_move_to_another_tenant_is_a_new_document_there(project: Project
     other = await project.organisation(editor=user)
     stored = await project.ready(user, "a.txt", "text")
     await project.move(stored, f"{other}/a.txt")
-    document = await project.document(stored)
-    assert document is not None
+    document = await project.told(stored)
     assert (document["tenant_id"], document["state"], document["generation"]) == (other, "pending", 2)
     assert (document["published_generation"], document["parse_id"]) == (None, None)
     assert await project.owner.fetchval("select count(*) from public.chunks") == 0
@@ -243,6 +241,7 @@ async def test_the_trigger_names_no_column_and_has_no_condition(project: Project
         "select tgattr::text, tgqual, tgdeferrable, pg_get_triggerdef(oid) as said from pg_trigger"
         " where tgname = 'sluice_object_changed'"
     )
+    assert row is not None
     assert (row["tgattr"], row["tgqual"], row["tgdeferrable"]) == ("", None, False)
     assert "AFTER INSERT OR DELETE OR UPDATE ON storage.objects FOR EACH ROW" in row["said"]
 

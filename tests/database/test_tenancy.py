@@ -33,6 +33,7 @@ NOTHING = dict.fromkeys((*TABLES, "vectors", "hits", "objects"), 0)
 async def test_a_user_gets_a_tenant_of_their_own_at_sign_up(project: Project) -> None:
     user = await project.user()
     row = await project.owner.fetchrow("select * from public.tenants")
+    assert row is not None
     assert (row["id"], row["kind"], row["language"]) == (user, "personal", "english")
 
 
