@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -49,8 +50,14 @@ class Stamps:
         """Whether `step` succeeded with exactly this input."""
         return self._kept.get(step) == digest
 
+    def clear(self) -> None:
+        """Forget everything: the environment that held it is a new one."""
+        self._kept = {}
+
     def set(self, step: str, digest: str) -> None:
         """Record success, at once: an interrupted run carries on behind it."""
+        if self.holds(step, digest):
+            return
         self._kept[step] = digest
         fresh = _STAMPS.with_suffix(".new")
         fresh.write_text(json.dumps(self._kept, indent=2))
@@ -69,15 +76,18 @@ def install(level: str) -> None:
         except BlockingIOError:
             _say("Another run is installing; waiting for it.")
             fcntl.flock(lock, fcntl.LOCK_EX)
-        _make_venv()
         stamps = Stamps()
+        _make_venv(stamps)
         _install_packages(level, stamps)
         _build_model(stamps)
         _fetch_deno_packages(stamps)
 
 
-def _make_venv() -> None:
-    if PYTHON.exists() and subprocess.run([PYTHON, "-c", ""], capture_output=True, check=False).returncode == 0:
+def _make_venv(stamps: Stamps) -> None:
+    # One that we finished only has to start; any other may have been interrupted before it got its pip.
+    working = ["-c", ""] if stamps.holds("venv", "made") else ["-m", "pip", "--version"]
+    if PYTHON.exists() and subprocess.run([PYTHON, *working], capture_output=True, check=False).returncode == 0:
+        stamps.set("venv", "made")
         return
     shutil.rmtree(VENV, ignore_errors=True)
     try:
@@ -90,6 +100,8 @@ def _make_venv() -> None:
             f"python{version}-venv, then run this again; or name another Python with PYTHON=/path/to/python."
         ) from None
     _run("making a virtual environment", [sys.executable, "-m", "venv", str(VENV)])
+    stamps.clear()
+    stamps.set("venv", "made")
 
 
 def _install_packages(level: str, stamps: Stamps) -> None:
@@ -145,7 +157,7 @@ def _run(what: str, argv: Sequence[str]) -> None:
     with _LOG.open("wb") as log:
         process = subprocess.Popen(
             argv, cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-            env=os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "ignore"},
+            env=os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "ignore"}, start_new_session=True,
         )  # fmt: skip
         try:
             while process.poll() is None:
@@ -157,13 +169,26 @@ def _run(what: str, argv: Sequence[str]) -> None:
                     continue
         finally:
             if process.poll() is None:
-                process.terminate()
-                process.wait()
+                _end(process)
     if process.returncode != 0:
         said = _LOG.read_text(errors="replace").strip()[-2000:]
         raise InstallError(f"{what} failed with exit status {process.returncode}:\n{said}\nThe whole output: {_LOG}")
     if live:
         _say(f"{what}: {time.monotonic() - started:.0f} s")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a step with everything that it has started; it has a session of its own for that."""
+    for number, seconds in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
+        end = time.monotonic() + seconds
+        try:
+            while time.monotonic() < end:
+                os.killpg(process.pid, number)
+                process.poll()
+                time.sleep(0.05)
+        except ProcessLookupError:
+            break
+    process.wait()
 
 
 def _say(line: str, end: str = "\n") -> None:
@@ -180,6 +205,8 @@ def main() -> int:
     if sys.argv[1:] not in ([level] for level in LEVELS):
         _say("usage: python3 -m local.install stack|dev")
         return 2
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what was started must not go on alone
+        signal.signal(number, signal.default_int_handler)
     try:
         install(sys.argv[1])
     except InstallError as error:

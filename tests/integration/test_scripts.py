@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -69,3 +70,15 @@ def test_an_unknown_option_is_wrong_usage() -> None:
 
     assert done.returncode == 2
     assert "--nonsense" in done.stderr
+
+
+def test_without_a_python_the_scripts_say_which_one_they_need(tmp_path: Path) -> None:
+    for name in ("bash", "dirname", "sed"):
+        (tmp_path / name).symlink_to(shutil.which(name) or pytest.fail(f"{name} is not here"))
+
+    done = subprocess.run(
+        [deno.REPOSITORY / "scripts" / "demo"], env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("No Python 3.11 or newer was found.")
