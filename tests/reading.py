@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from pathlib import Path
 
 from worker.model import Parsed, Source
@@ -10,6 +11,7 @@ from worker.pipeline.filetype import sniff
 from worker.pipeline.parse.local import LocalParser
 
 MB = 1024 * 1024
+_DIRECTORY = tempfile.TemporaryDirectory(prefix="sluice-reading-")  # gone with the process
 
 
 def local_parser(
@@ -27,6 +29,7 @@ def local_parser(
         memory_bytes=memory_bytes,
         cpu_seconds=cpu_seconds,
         seconds=seconds,
+        directory=Path(tempfile.mkdtemp(dir=_DIRECTORY.name)),
     )
 
 

@@ -68,7 +68,7 @@ async def run_worker(settings: Settings) -> None:
         parser = LocalParser(
             max_pages=settings.max_pages, max_text_bytes=settings.max_text_bytes,
             memory_bytes=settings.parse_memory_bytes, cpu_seconds=settings.parse_cpu_seconds,
-            seconds=settings.parse_seconds, allow_unsandboxed=settings.allow_unsandboxed,
+            seconds=settings.parse_seconds, directory=directory, allow_unsandboxed=settings.allow_unsandboxed,
         )  # fmt: skip
         stack.push_async_callback(parser.aclose)
         embedder = LocalEmbedder(settings.model_dir, threads=settings.embed_threads)

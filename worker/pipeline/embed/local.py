@@ -39,6 +39,7 @@ class LocalEmbedder:
         self._tokenizer: Tokenizer = Tokenizer.from_str(files.tokenizer)
         # "[SEP]" in a document is text of that document, not an order to the model.
         self._tokenizer.encode_special_tokens = True
+        onnxruntime.disable_telemetry_events()
         options = onnxruntime.SessionOptions()
         # One thread a run: two runs at once are faster than two threads in one, and sums have one order.
         options.intra_op_num_threads = options.inter_op_num_threads = 1

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import tempfile
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,15 +58,18 @@ class LocalParser:
         memory_bytes: int,
         cpu_seconds: int,
         seconds: float,
+        directory: Path,
         allow_unsandboxed: bool = False,
     ) -> None:
+        """Bound what one document may cost; children start in an empty folder made in `directory`."""
         self._task = {"max_pages": max_pages, "max_text_bytes": max_text_bytes}
         self.options = {**self._task, "memory_bytes": memory_bytes, "cpu_seconds": cpu_seconds, "seconds": seconds}
         self._allow_unsandboxed = allow_unsandboxed
         # JSON doubles quotes, backslashes and line ends at worst; an empty page costs four bytes.
         self._limits = Limits(memory_bytes, cpu_seconds, seconds, 2 * max_text_bytes + 4 * max_pages + 65536)
         self._sources: dict[str, Source] = {}
-        self._directory = tempfile.TemporaryDirectory(prefix="sluice-parse-")
+        self._directory = directory / "children"
+        self._directory.mkdir(mode=0o700)
 
     async def submit(self, source: Source) -> str:
         """Note the source under a fresh reference; nothing is read yet, and the file must stay until the poll."""
@@ -99,7 +101,7 @@ class LocalParser:
         )
         file = os.open(source.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            outcome = await sandbox.run(command, file, Path(self._directory.name), self._limits)
+            outcome = await sandbox.run(command, file, self._directory, self._limits)
         finally:
             os.close(file)
         if outcome.ended_by != "itself" or outcome.returncode != 0:
@@ -108,9 +110,8 @@ class LocalParser:
         return await asyncio.to_thread(_read_answer, outcome, source.mime_type)
 
     async def aclose(self) -> None:
-        """Forget what was submitted and remove the children's empty directory."""
+        """Forget what was submitted."""
         self._sources.clear()
-        self._directory.cleanup()
 
     def _explain(self, outcome: Outcome) -> IngestError:
         if outcome.ended_by == "output":
