@@ -16,15 +16,20 @@ from worker.db.pool import Database
 from worker.errors import IngestError, Misconfigured
 from worker.model import EmbeddingModel, ModelId
 from worker.operate.cli import read_settings, sluice
+from worker.operate.reconcile import backfill, reconcile
 from worker.pipeline.fetch import ObjectStore
 from worker.pipeline.ingest import Ingest
 from worker.pipeline.workspace import workspace
 from worker.queue.attempt import Attempts
 from worker.queue.leases import Leases
 from worker.queue.maintenance import Maintenance
+from worker.queue.reconcile import Reconcile
 from worker.queue.runner import Runner
 from worker.queue.wakeups import Wakeups
 from worker.settings import Settings
+
+sluice.add_command(reconcile)
+sluice.add_command(backfill)
 
 
 @sluice.command()
@@ -83,7 +88,10 @@ async def run_worker(settings: Settings) -> None:
             Attempts(db, work, directory, settings.job_seconds, randomness),
             Leases(db, lease_seconds=settings.lease_seconds, renew_seconds=settings.renew_seconds),
             Wakeups(listen_url, poll_seconds=settings.poll_seconds, randomness=randomness),
-            Maintenance(db, randomness=randomness, rescue_seconds=min(15.0, settings.lease_seconds / 4)),
+            Maintenance(
+                db, randomness=randomness, rescue_seconds=min(15.0, settings.lease_seconds / 4),
+                reconcile=Reconcile(db, store),
+            ),
             worker_id=worker_id, slots=settings.slots, tenant_cap=settings.tenant_cap,
             drain_seconds=settings.drain_seconds,
         )  # fmt: skip

@@ -40,7 +40,8 @@ begin
            progress = case when d.v = 'complete' then 1 when d.v in ('cancel', 'discard') then j.progress end,
            attempt = j.attempt - case when d.v in ('snooze', 'release') then 1 else 0 end,
            snoozes = j.snoozes + case when d.v = 'snooze' then 1 else 0 end,
-           snoozing_since = case when d.v = 'snooze' then coalesce(j.snoozing_since, pg_catalog.now())
+           -- Only snoozes that end by age count it: after a day of our own wrong key a first 429 is the first.
+           snoozing_since = case when d.v = 'snooze' and p_bounded then coalesce(j.snoozing_since, pg_catalog.now())
                                  when d.v = 'release' then j.snoozing_since end,
            scheduled_at = case when d.v in ('retry', 'snooze', 'release') then pg_catalog.now() + p_delay else j.scheduled_at end,
            error_code = case when d.v = 'discard' then coalesce(p_code, 'internal') when d.v <> 'complete' then p_code end,

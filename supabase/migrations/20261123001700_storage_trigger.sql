@@ -66,8 +66,9 @@ begin
   return v_generation;
 end $$;
 
--- Carry one change of an object over to documents and jobs; either row may be null.
-create function ingest.apply_object_change(p_old jsonb, p_new jsonb)
+-- Carry one change of an object over to documents and jobs; either row may be null. A job that it makes
+-- has p_priority.
+create function ingest.apply_object_change(p_old jsonb, p_new jsonb, p_priority smallint default 2)
 returns void language plpgsql set search_path = '' as $$
 declare
   v_id          uuid := coalesce(p_new ->> 'id', p_old ->> 'id')::uuid;
@@ -115,7 +116,7 @@ begin
          object_version = excluded.object_version, size = excluded.size, mime_type = excluded.mime_type,
          content_sha256 = null, parse_id = null, error_code = null, error_message = null, updated_at = pg_catalog.now()
   returning d.generation into v_generation;
-  perform ingest.enqueue_job(v_id, v_to, v_generation);
+  perform ingest.enqueue_job(v_id, v_to, v_generation, p_priority);
 end $$;
 
 -- An object that becomes a document: in a watched bucket, and not what Studio makes for an empty folder.

@@ -36,6 +36,8 @@ grant select, update on public.documents, public.jobs to ingest_worker;
 grant select, insert on public.job_events to ingest_worker;
 grant usage on sequence ingest.job_events_id_seq to ingest_worker;
 grant select, insert, update, delete on ingest.leases, ingest.turns, ingest.job_details, ingest.parses to ingest_worker;
+grant select, insert, update, delete on ingest.alerts to ingest_worker;
+grant select, insert, update on ingest.rate_limits to ingest_worker;
 grant select, insert, delete on public.pages, public.chunks to ingest_worker;
 -- Locking a row wants the right to update one of its columns; no function updates a vector.
 grant select, insert, delete, update (created_at) on ingest.embeddings to ingest_worker;
@@ -68,5 +70,21 @@ grant execute on function
   ingest.sweep_parses(interval, integer),
   ingest.sweep_embeddings(interval, integer),
   ingest.sweep_tombstones(integer),
-  ingest.ensure_event_partitions(integer)
+  ingest.ensure_event_partitions(integer),
+  ingest.without_secrets(text),
+  ingest.raise_alert(text, text, text),
+  ingest.resolve_alert(text, text),
+  ingest.tidy_alerts(),
+  ingest.bucket_size(integer),
+  ingest.take_tokens(text, integer, integer, text),
+  ingest.block_provider(text, interval, text),
+  ingest.begin_reconcile(interval),
+  ingest.end_reconcile(),
+  ingest.reconcile_objects(text, text, integer, smallint, boolean),
+  ingest.reconcile_documents(uuid, integer, boolean),
+  ingest.missing_documents(text, integer, boolean),
+  ingest.remove_missing(text, uuid[]),
+  ingest.clear_trigger_failures(integer),
+  ingest.count_objects(text),
+  ingest.watch_bucket(text)
   to ingest_worker;

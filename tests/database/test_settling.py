@@ -119,7 +119,7 @@ async def test_a_verdict_shows_in_job_document_and_timeline(
     assert (job["finalized_at"] is None) == (due is not None)
     assert (job["stage"] is None) == (due is not None)
     assert job["snoozes"] == (verdict == "snooze")
-    assert (job["snoozing_since"] is not None) == (verdict == "snooze")
+    assert job["snoozing_since"] is None
     if due:
         left = job["scheduled_at"] - await project.owner.fetchval("select now()")
         assert due - timedelta(seconds=20) < left <= due
@@ -173,12 +173,23 @@ async def test_snoozing_gives_up_a_day_after_the_first_snooze(project: Project, 
     assert (await project.job(claimed["job_id"]))["snoozing_since"] == since
 
     await age(project, "snoozing_since")
-    unbounded = await project.claim_one()
-    assert await snooze(project, unbounded, bounded=False) == "snooze"
     last = await project.claim_one()
     assert await snooze(project, last) == "discard"
     assert (await project.job(claimed["job_id"]))["error_code"] == "provider_rate_limited"
     assert last["attempt"] == 1  # none of it was charged
+
+
+async def test_a_snooze_without_a_bound_never_gives_up_and_its_time_counts_for_no_other(
+    project: Project, claimed: asyncpg.Record
+) -> None:
+    for _ in range(3):
+        assert await snooze(project, claimed, bounded=False) == "snooze"
+        await age(project, "created_at")
+        await project.owner.execute("update public.jobs set snoozing_since = snoozing_since - interval '25 hours'")
+        claimed = await project.claim_one()
+    assert await snooze(project, claimed) == "snooze"  # the first time that the provider's limit is met
+    job = await project.job(claimed["job_id"])
+    assert (job["attempt"], job["snoozes"]) == (0, 4)
 
 
 async def test_a_job_that_waited_a_day_in_the_backlog_may_still_snooze(

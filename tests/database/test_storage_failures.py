@@ -21,8 +21,8 @@ async def broken_function(project: Project) -> Callable[[], Awaitable[object]]:
     """Let the function behind the trigger raise; return what repairs it."""
     whole = await project.owner.fetchval("select pg_get_functiondef('ingest.apply_object_change'::regproc)")
     await project.owner.execute(
-        "create or replace function ingest.apply_object_change(p_old jsonb, p_new jsonb) returns void"
-        " language plpgsql set search_path = '' as $$ begin raise exception 'broken on purpose'; end $$"
+        "create or replace function ingest.apply_object_change(p_old jsonb, p_new jsonb, p_priority smallint default 2)"
+        " returns void language plpgsql set search_path = '' as $$ begin raise exception 'broken on purpose'; end $$"
     )
     return lambda: project.owner.execute(whole)
 

@@ -89,6 +89,52 @@ select ingest.sweep_embeddings($1::interval);
 -- name: ensure_event_partitions
 select ingest.ensure_event_partitions();
 
+-- name: raise_alert
+select ingest.raise_alert($1::text, $2::text, $3::text);
+
+-- name: resolve_alert
+select ingest.resolve_alert($1::text, $2::text);
+
+-- name: tidy_alerts
+select ingest.tidy_alerts();
+
+-- name: take_tokens
+select ingest.take_tokens($1::text, $2::int, $3::int, $4::text);
+
+-- name: block_provider
+select ingest.block_provider($1::text, $2::interval, $3::text);
+
+-- name: begin_reconcile
+select ingest.begin_reconcile($1::interval);
+
+-- name: end_reconcile
+select ingest.end_reconcile();
+
+-- name: watched_buckets
+select bucket_id from ingest.buckets order by bucket_id;
+
+-- name: reconcile_objects
+select last_name, seen, missing, behind, mended, failed
+  from ingest.reconcile_objects($1::text, $2::text, $3::int, $4::smallint, $5::boolean);
+
+-- name: reconcile_documents
+select last_id, seen, gone, idle, enqueued from ingest.reconcile_documents($1::uuid, $2::int, $3::boolean);
+
+-- name: missing_documents
+select document_id, name, refused from ingest.missing_documents($1::text, $2::int, $3::boolean);
+
+-- name: remove_missing
+select ingest.remove_missing($1::text, $2::uuid[]);
+
+-- name: clear_trigger_failures
+select ingest.clear_trigger_failures();
+
+-- name: count_objects
+select ingest.count_objects($1::text);
+
+-- name: watch_bucket
+select ingest.watch_bucket($1::text);
+
 -- name: notify
 select pg_notify($1::text, $2::text);
 

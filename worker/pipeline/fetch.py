@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import UUID
 
 import httpx
 from supabase import AsyncClient, AsyncClientOptions, StorageException, acreate_client
@@ -57,6 +58,21 @@ class ObjectStore:
             raise _translate(str(getattr(exc, "status", "")), str(getattr(exc, "message", exc))) from exc
         except httpx.HTTPError as exc:
             raise _unreachable(type(exc).__name__) from exc
+
+    async def lacks(self, object_id: UUID, bucket: str, name: str) -> bool:
+        """Say whether Storage itself says that this object is not there, or that the name is another's now.
+
+        Any other answer, and none, is no: a missing bucket, a refused key and a proxy's 404 too.
+        """
+        try:
+            info = await self._client.storage.from_(bucket).info(name)
+        except StorageException as exc:
+            said = (str(getattr(exc, "status", "")), getattr(exc, "code", ""))
+            return said == ("404", "not_found")
+        except (httpx.HTTPError, ValueError):
+            return False
+        found = info.get("id") if isinstance(info, dict) else None
+        return isinstance(found, str) and found != str(object_id)
 
     async def _stream(self, url: str, path: Path, max_bytes: int) -> tuple[int, bytes]:
         digest, size = hashlib.sha256(), 0

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 import traceback
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
@@ -26,13 +27,15 @@ from worker.errors import (
     Transient,
     Waiting,
 )
-from worker.model import Claim
+from worker.model import Claim, JobId
 from worker.queue.leases import Held
 from worker.telemetry import about
 
 _RETRY_BASE_SECONDS = 5.0
 _RETRY_CAP_SECONDS = 900.0
 _MISCONFIGURED_SECONDS = 300.0
+_LONGEST_SNOOZE_SECONDS = 3600.0
+_ALERTS_REMEMBERED = 10_000
 _SETTLE_TRIES = 4
 
 
@@ -60,6 +63,8 @@ class Attempts:
     directory: Path
     job_seconds: float
     randomness: random.Random
+    alerted: dict[JobId, str] = field(default_factory=dict, repr=False)
+    """Jobs that met a misconfiguration here, and the subject of its alert."""
 
     async def run(self, held: Held) -> None:
         """Work on a claim until it is settled, or known to be another's."""
@@ -75,11 +80,27 @@ class Attempts:
         seconds = round(time.monotonic() - started, 3)
         if error is None:
             log.bind(seconds=seconds).info("complete")
+            await self._works_again(claim)
             return
         held.settling = True
         verdict = await self._settle(claim, error)
         told = log.bind(seconds=seconds, code=error.code, detail=error.detail)
         told.log("WARNING" if verdict in ("retry", "discard") else "INFO", verdict or "stale claim")
+
+    async def _alert(self, claim: Claim, error: Misconfigured) -> None:
+        """Tell the operators, without the detail: vendors quote keys in it."""
+        if len(self.alerted) >= _ALERTS_REMEMBERED:
+            self.alerted.clear()  # the sweep resolves what nobody reports any more
+        self.alerted[claim.job_id] = error.code
+        with contextlib.suppress(IngestError):  # it is raised again with the next snooze
+            await self.db.fetchval("raise_alert", "misconfigured", error.code, error.public_message)
+
+    async def _works_again(self, claim: Claim) -> None:
+        """Resolve the alert that this very job raised: another may not need what was wrong."""
+        subject = self.alerted.pop(claim.job_id, None)
+        if subject is not None:
+            with contextlib.suppress(IngestError):
+                await self.db.fetchval("resolve_alert", "misconfigured", subject)
 
     async def _attempt(self, held: Held, path: Path) -> IngestError | None:
         """Run the pipeline; return what ended it, None when it published."""
@@ -135,9 +156,11 @@ class Attempts:
             case Rejected():
                 verdict = await self.db.fetchval("discard_job", *ids, code, message, raw)
             case Throttled() | Waiting() as pause:
-                delay = timedelta(seconds=pause.retry_after)
+                # What a server claims may be anything: looked at again within the hour.
+                delay = timedelta(seconds=min(max(0.0, pause.retry_after), _LONGEST_SNOOZE_SECONDS))
                 verdict = await self.db.fetchval("snooze_job", *ids, delay, code, message, raw, True)
             case Misconfigured():
+                await self._alert(claim, error)
                 delay = timedelta(seconds=_MISCONFIGURED_SECONDS)
                 verdict = await self.db.fetchval("snooze_job", *ids, delay, code, message, raw, False)
             case IngestError(verdict="release"):

@@ -12,6 +12,7 @@ from loguru import logger
 
 from worker.db.pool import Database
 from worker.errors import IngestError
+from worker.queue.reconcile import Reconcile
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,18 +23,25 @@ class _Chore:
 
 
 class Maintenance:
-    """Runs the chores: rescue every 15 s, the sweeps every few minutes, partitions every hour."""
+    """Runs the chores: rescue every 15 s, the sweeps and reconcile every few minutes, partitions every hour."""
 
-    def __init__(self, db: Database, *, randomness: random.Random, rescue_seconds: float = 15.0) -> None:
+    def __init__(
+        self, db: Database, *, randomness: random.Random, rescue_seconds: float = 15.0,
+        reconcile: Reconcile | None = None,
+    ) -> None:  # fmt: skip
         self._db = db
         self._randomness = randomness
-        self._chores = (
+        self._chores: tuple[_Chore, ...] = (
             _Chore(rescue_seconds, "rescue", self.rescue),
             _Chore(60, "sweep tombstones", self._tombstones),
             _Chore(300, "sweep parses", self._parses),
             _Chore(1800, "sweep embeddings", self._embeddings),
+            _Chore(300, "resolve alerts", self._alerts),
             _Chore(3600, "make event partitions", self._partitions),
         )
+        if reconcile is not None:
+            # Looked at every minute, done by one worker every five.
+            self._chores += (_Chore(60, "reconcile", reconcile.take_turn),)
 
     async def run(self) -> None:
         """Do every chore at once and then again at its own interval, until cancelled."""
@@ -67,6 +75,9 @@ class Maintenance:
 
     async def _embeddings(self) -> int:
         return int(await self._db.fetchval("sweep_embeddings", timedelta(days=1)))
+
+    async def _alerts(self) -> int:
+        return int(await self._db.fetchval("tidy_alerts"))
 
     async def _partitions(self) -> int:
         return int(await self._db.fetchval("ensure_event_partitions"))
