@@ -88,7 +88,7 @@ async def _backfill(settings: Settings, bucket: str, watch: bool) -> Report:
         if bucket not in watched:
             if not watch:
                 raise click.UsageError(
-                    f"The bucket {bucket} is not watched. With --watch it is from now on, and what it holds is taken in."
+                    f"The bucket {bucket} is not watched. With --watch it is from now on, and its files are taken in."
                 )
             if await db.fetchval("watch_bucket", bucket) == "no such bucket":
                 raise click.UsageError(f"There is no bucket {bucket}. Check the name, or create it in Storage first.")
