@@ -115,9 +115,7 @@ async def test_a_block_stops_everybody_with_that_key_until_it_ends(project: Proj
 
 
 @pytest.mark.parametrize(("asked", "at_most"), [("10 years", 3600), ("-1 hour", 0)])
-async def test_a_block_lasts_an_hour_at_most_whatever_a_server_says(
-    project: Project, asked: str, at_most: int
-) -> None:
+async def test_a_block_lasts_an_hour_at_most_whatever_a_server_says(project: Project, asked: str, at_most: int) -> None:
     await project.worker.execute(f"select ingest.block_provider('vendor', '{asked}')")
     assert timedelta(seconds=at_most - 10) < await take(project) <= timedelta(seconds=at_most)
 

@@ -153,7 +153,10 @@ async def due_again(sql: Project, days: float = 0) -> Claim:
 
 @pytest.mark.parametrize(
     "pause",
-    [Throttled("provider_rate_limited", "Wait.", retry_after=30), Waiting("parse_in_progress", "Wait.", retry_after=30)],
+    [
+        Throttled("provider_rate_limited", "Wait.", retry_after=30),
+        Waiting("parse_in_progress", "Wait.", retry_after=30),
+    ],
     ids=["Throttled", "Waiting"],
 )
 async def test_a_limit_is_never_an_attempt_and_ends_a_day_after_the_first(
@@ -170,9 +173,7 @@ async def test_a_limit_is_never_an_attempt_and_ends_a_day_after_the_first(
     assert (job["state"], job["error_code"]) == ("discarded", pause.code)
 
 
-async def test_a_wrong_key_of_ours_never_ends_a_job_and_alerts_once(
-    sql: Project, db: Database, tmp_path: Path
-) -> None:
+async def test_a_wrong_key_of_ours_never_ends_a_job_and_alerts_once(sql: Project, db: Database, tmp_path: Path) -> None:
     steps, claim = Steps(db, tmp_path), await uploaded(sql)
     wrong = Misconfigured("provider_key", "Our key is wrong.", detail="sk-live-0123456789 was refused")
     for _ in range(8):
