@@ -104,8 +104,8 @@ end $$;
 
 -- Compare a page of a bucket's objects, in the order of their names, with documents. `last_name` is where
 -- the next page begins, null at the end. Without p_mend it only counts. What cannot be mended stands in
--- ingest.trigger_failures. The page is one transaction, in
--- which a new tenant's other uploads may have to wait for its turn's row: keep it to a few hundred.
+-- ingest.trigger_failures. The page is one transaction, for whose length a new tenant's other uploads may
+-- wait for its turn's row, and their trigger gives up after 2 s: 100 new objects take 33 ms, at most 1,000 are allowed.
 create function ingest.reconcile_objects(p_bucket text, p_after text, p_limit integer, p_priority smallint, p_mend boolean)
 returns table (last_name text, seen integer, missing integer, behind integer, mended integer, failed integer)
 language plpgsql security definer set search_path = '' as $$
@@ -224,7 +224,7 @@ begin
       'Storage lists nothing at all in bucket %1$s, so no document of it is removed. If the bucket was really emptied, '
       'an operator removes them: select ingest.remove_document(id) from public.documents where bucket_id = %1$L;', p_bucket);
   end if;
-  -- A join: one look an object took 6 s for 100,000 documents.
+  -- One join, not a call for each document: 60 ms for 30,000.
   select pg_catalog.count(*), pg_catalog.count(*) filter (where o.id is null) into v_documents, v_gone
     from public.documents d
     left join (select s.id from storage.objects s join ingest.buckets b on b.bucket_id = s.bucket_id
@@ -278,8 +278,6 @@ begin
      order by m.document_id for update skip locked
   loop
     begin
-      -- One that stands where nothing is watched cannot come back while we hold its row.
-      perform 1 from storage.objects o where o.id = v_document for no key update nowait;
       perform ingest.remove_document(v_document);
       -- The object may have come while the removal waited for its document.
       if not ingest.object_gone(v_document) then

@@ -191,7 +191,9 @@ async def test_an_object_on_its_way_back_from_an_unwatched_bucket_keeps_its_docu
     await reconciling.later()
     back = "update storage.objects set bucket_id = 'documents', version = $2 where id = $1"
     async with open_change(storage, back, moved, "back"):
-        assert await asyncio.wait_for(project.worker.fetchval(REMOVE, moved), 10) == 0
+        removing = asyncio.create_task(project.worker.fetchval(REMOVE, moved))
+        assert await project.waits(removing, project.worker)
+    assert await removing == 0
     assert (await project.told(moved))["object_version"] == "back"
 
 

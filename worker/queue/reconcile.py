@@ -20,7 +20,7 @@ from worker.pipeline.fetch import ObjectStore
 
 _EVERY = timedelta(minutes=5)
 _DOCUMENTS_A_PAGE = 500
-_OBJECTS_A_PAGE = 100  # one transaction: 0.1 s when all of them are new
+_OBJECTS_A_PAGE = 100  # one transaction: 33 ms when all of them are new, and 30,000 in 11 s
 _ASKED_A_BUCKET = 100  # requests to Storage; the rest is asked next time
 _NORMAL, _LOW = 2, 4
 
