@@ -15,8 +15,8 @@
 -- (a half-restored dump, a role that sees nothing, another project's API):
 --   two sightings at least five minutes apart, nothing seen of the object between them;
 --   `not found` from the Storage API, which the worker asks;
---   at most 5 % of the bucket's documents are gone, or at most three: below 60 documents a share would
---     stop a single deletion, and what can be lost to a wrong listing stays three documents;
+--   at most 5 % of the bucket's documents are gone, or at most three: of fewer than 20 documents 5 % is not
+--     one, and no deletion would ever be mended; what a wrong listing can cost there stays three documents;
 --   the listing of the bucket is not empty;
 --   whoever reads storage.objects is not subject to its policies.
 
