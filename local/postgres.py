@@ -149,6 +149,13 @@ class Cluster:
             with contextlib.suppress(StackError):
                 self._control("stop", "-m", "fast", "-w", "-t", "30")
 
+    def crash(self) -> None:
+        """Stop the running server without a checkpoint, as a crash does, and start it again on the same port.
+
+        Blocks until it has recovered and takes connections. What was committed with synchronous_commit off may be gone.
+        """
+        self._control("restart", "-m", "immediate", "-w", "-t", "60", "-s", "-l", str(self.log))
+
     @property
     def pid(self) -> int | None:
         """The process id of the running server, or None."""

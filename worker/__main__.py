@@ -6,6 +6,9 @@ import asyncio
 import contextlib
 import random
 import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
 from uuid import uuid4
 
 import click
@@ -17,8 +20,10 @@ from worker.errors import IngestError, Misconfigured
 from worker.model import EmbeddingModel, ModelId
 from worker.operate.cli import read_settings, sluice
 from worker.operate.reconcile import backfill, reconcile
+from worker.pipeline.embed.embedder import Embedder
 from worker.pipeline.fetch import ObjectStore
 from worker.pipeline.ingest import Ingest
+from worker.pipeline.parse.parser import Parser
 from worker.pipeline.workspace import workspace
 from worker.queue.attempt import Attempts
 from worker.queue.leases import Leases
@@ -27,6 +32,9 @@ from worker.queue.reconcile import Reconcile
 from worker.queue.runner import Runner
 from worker.queue.wakeups import Wakeups
 from worker.settings import Settings
+
+Adapters: TypeAlias = Callable[[Settings, Path, contextlib.AsyncExitStack], tuple[Parser, Embedder]]
+"""Makes the two that speak for a provider; gets the worker's directory, and leaves with the stack what closes them."""
 
 sluice.add_command(reconcile)
 sluice.add_command(backfill)
@@ -47,10 +55,30 @@ def worker() -> None:
         raise click.ClickException(f"{exc.public_message}" + (f"\n({exc.detail})" if exc.detail else "")) from exc
 
 
-async def run_worker(settings: Settings) -> None:
+def local_adapters(settings: Settings, directory: Path, stack: contextlib.AsyncExitStack) -> tuple[Parser, Embedder]:
+    """Parse and embed on this machine: no key, no network."""
+    # Imported here: the base install has neither of the local adapters' libraries.
+    from worker.pipeline.embed.local import LocalEmbedder
+    from worker.pipeline.parse.local import LocalParser
+
+    parser = LocalParser(
+        max_pages=settings.max_pages, max_text_bytes=settings.max_text_bytes,
+        memory_bytes=settings.parse_memory_bytes, cpu_seconds=settings.parse_cpu_seconds,
+        seconds=settings.parse_seconds, directory=directory, allow_unsandboxed=settings.allow_unsandboxed,
+    )  # fmt: skip
+    stack.push_async_callback(parser.aclose)
+    embedder = LocalEmbedder(settings.model_dir, threads=settings.embed_threads)
+    stack.push_async_callback(embedder.aclose)
+    return parser, embedder
+
+
+async def run_worker(
+    settings: Settings, adapters: Adapters = local_adapters, database: type[Database] = Database
+) -> None:
     """Build a worker from its settings and run it until it is signalled.
 
-    Raises Misconfigured when it cannot work as it is set up; nothing was claimed then.
+    `database` is the class of its pool. Raises Misconfigured when it cannot work as it is set up; nothing was
+    claimed then.
     """
     worker_id = uuid4()
     randomness = random.Random()  # noqa: S311 - spreads retries and polls; nothing secret
@@ -61,24 +89,11 @@ async def run_worker(settings: Settings) -> None:
     async with contextlib.AsyncExitStack() as stack:
         directory = stack.enter_context(workspace(settings.temp_dir))
         # A connection for each slot, and two for claims, renewals and chores.
-        db = await Database.open(database_url, size=settings.slots + 2)
+        db = await database.open(database_url, size=settings.slots + 2)
         stack.push_async_callback(db.close)
         store = await ObjectStore.open(settings.supabase_url, settings.supabase_secret_key.get_secret_value())
         stack.push_async_callback(store.close)
-
-        # Imported here: the base install has neither of the local adapters' libraries.
-        from worker.pipeline.embed.local import LocalEmbedder
-        from worker.pipeline.parse.local import LocalParser
-
-        parser = LocalParser(
-            max_pages=settings.max_pages, max_text_bytes=settings.max_text_bytes,
-            memory_bytes=settings.parse_memory_bytes, cpu_seconds=settings.parse_cpu_seconds,
-            seconds=settings.parse_seconds, directory=directory, allow_unsandboxed=settings.allow_unsandboxed,
-        )  # fmt: skip
-        stack.push_async_callback(parser.aclose)
-        embedder = LocalEmbedder(settings.model_dir, threads=settings.embed_threads)
-        stack.push_async_callback(embedder.aclose)
-
+        parser, embedder = adapters(settings, directory, stack)
         work = Ingest(
             db, store, parser, embedder, await active_model(db, embedder.model),
             max_file_bytes=settings.max_file_bytes, max_chunk_tokens=embedder.model.max_tokens,

@@ -1,0 +1,128 @@
+"""A provider of embeddings over HTTP that fails as real ones do, by a seeded script."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import random
+import re
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+
+import numpy as np
+
+from tests.chaos.vectors import MODEL, vector_of
+
+REFUSED = "refused-by-the-provider"
+KILLS = "kills-its-worker"
+_HANG_SECONDS = 3.0
+_STAMP = re.compile(r"Note \S+ line")
+# Charged failures that one document may meet. Five attempts are all that it has; kills want some of them.
+_CHARGED_LIMIT = 2
+_FAULTS = (
+    ("429", 0.30),
+    ("500", 0.10),
+    ("hang", 0.05),
+    ("cut", 0.0125),
+    ("few", 0.0125),
+    ("nan", 0.0125),
+    ("size", 0.0125),
+)
+
+
+class Provider:
+    """Answers with the hash of each text, or 429 with Retry-After, 500, silence, half an answer or wrong vectors.
+
+    `kill` is called with the process that sent a text which kills its worker, and says whether it did: a neighbour
+    that could not bear another death puts it off.
+    """
+
+    def __init__(self, seed: int, kill: Callable[[int], Awaitable[bool]]) -> None:
+        self._randomness = random.Random(f"provider {seed}")
+        self._kill = kill
+        self._charged: Counter[str] = Counter()
+        self._server: asyncio.Server | None = None
+        self.answers: Counter[str] = Counter()
+        self.port = 0
+
+    async def start(self) -> None:
+        """Listen on a free port."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    def stop(self) -> None:
+        """Listen no more."""
+        if self._server is not None:
+            self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+                length = int(head.split("content-length:")[1].split("\r\n")[0])
+                asked = json.loads(await reader.readexactly(length))
+                if not await self._answer(writer, asked["texts"], asked["pid"]):
+                    return
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    async def _answer(self, writer: asyncio.StreamWriter, texts: Sequence[str], pid: int) -> bool:
+        """Send one answer; whether the connection can be used on."""
+        fault = self._fault(texts)
+        self.answers[fault] += 1
+        rows = [vector_of(text) for text in texts]
+        match fault:
+            case "kills" if await self._kill(pid):
+                return False
+            case "kills":
+                return await _send(writer, "429 Too Many Requests", {"error": "busy"}, "retry-after: 1\r\n")
+            case "refused":
+                return await _send(writer, "400 Bad Request", {"error": "refused"})
+            case "429":
+                return await _send(writer, "429 Too Many Requests", {"error": "busy"}, "retry-after: 1\r\n")
+            case "500":
+                return await _send(writer, "500 Internal Server Error", {"error": "broken"})
+            case "hang":
+                await asyncio.sleep(_HANG_SECONDS)
+                return False
+            case "few":
+                rows = rows[:-1]
+            case "nan":
+                rows[-1] = np.full(MODEL.dimensions, np.nan, np.float32)
+            case "size":
+                rows = [row[:-1] for row in rows]
+        body = {"vectors": [base64.b64encode(row.tobytes()).decode() for row in rows]}
+        return await _send(writer, "200 OK", body, cut=fault == "cut")
+
+    def _fault(self, texts: Sequence[str]) -> str:
+        whole = "\n".join(texts)
+        if KILLS in whole:
+            return "kills"
+        if REFUSED in whole:
+            return "refused"
+        draw = self._randomness.random()
+        for name, share in _FAULTS:
+            draw -= share
+            if draw < 0:
+                break
+        else:
+            return "ok"
+        if name in ("429", "size"):  # not charged to the document
+            return name
+        stamp = _STAMP.search(whole)
+        document = stamp.group() if stamp else whole
+        self._charged[document] += 1
+        return name if self._charged[document] <= _CHARGED_LIMIT else "ok"
+
+
+async def _send(
+    writer: asyncio.StreamWriter, status: str, body: dict[str, object], headers: str = "", *, cut: bool = False
+) -> bool:
+    content = json.dumps(body).encode()
+    writer.write(f"HTTP/1.1 {status}\r\ncontent-length: {len(content)}\r\n{headers}\r\n".encode())
+    writer.write(content[: len(content) // 2] if cut else content)
+    await writer.drain()
+    return not cut
