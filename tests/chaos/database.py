@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -19,24 +21,11 @@ LOST = (
 )  # fmt: skip
 """What a lost connection may look like."""
 
-# What a run notes about itself. `publications` has no unique key: a second effect must show.
-_SCHEMA = f"""
-create schema chaos;
-create table chaos.publications (at timestamptz default clock_timestamp(), document_id uuid, generation bigint);
-create table chaos.kills (at timestamptz, point text, job_id bigint, claim bigint);
-create function chaos.log_publication() returns trigger language plpgsql security definer as $$ begin
-  insert into chaos.publications (document_id, generation) values (new.id, new.published_generation); return null; end $$;
-create trigger chaos_publication after update of published_at on public.documents for each row
-  when (new.published_at is distinct from old.published_at) execute function chaos.log_publication();
-create table chaos.completions (at timestamptz default clock_timestamp(), job_id bigint, claim bigint);
-create function chaos.log_completion() returns trigger language plpgsql security definer as $$ begin
-  insert into chaos.completions (job_id, claim) values (new.id, new.claim); return null; end $$;
-create trigger chaos_completion after update of state on public.jobs for each row
-  when (new.state = 'completed') execute function chaos.log_completion();
--- The cluster does not wait for disks; a commit that was answered must outlive a crash of its processes all the same.
-alter database postgres set synchronous_commit = on;
-select ingest.activate_embedding_model(ingest.add_embedding_model('{MODEL.provider}', '{MODEL.name}', {MODEL.dimensions}));
-"""
+_HERE = Path(__file__).parent
+_NAME = re.compile(r"^-- name: ([a-z_0-9]+)\n", re.MULTILINE)
+_parts = _NAME.split((_HERE / "questions.sql").read_text(encoding="utf-8"))
+QUESTIONS = {name: text.strip().removesuffix(";") for name, text in zip(_parts[1::2], _parts[2::2], strict=True)}
+"""Everything that is asked, by name."""
 
 
 class Observer:
@@ -50,22 +39,26 @@ class Observer:
     async def prepare(self) -> None:
         """Install what notes effects, and make the model of the run the active one."""
         async with self._turn:
-            await (await self._connected()).execute(_SCHEMA)
+            connection = await self._connected()
+            await connection.execute((_HERE / "schema.sql").read_text(encoding="utf-8"))
+            await connection.execute(QUESTIONS["add_model"], MODEL.provider, MODEL.name, MODEL.dimensions)
 
-    async def fetch(self, sql: str, *arguments: Any) -> Sequence[asyncpg.Record]:
-        """Return the rows of a query."""
+    async def fetch(self, question: str, *arguments: Any) -> Sequence[asyncpg.Record]:
+        """Return the rows of a question."""
         async with self._turn, asyncio.timeout(_PATIENCE_SECONDS):
             while True:
                 try:
-                    rows: list[asyncpg.Record] = await (await self._connected()).fetch(sql, *arguments, timeout=20)
+                    rows: list[asyncpg.Record] = await (await self._connected()).fetch(
+                        QUESTIONS[question], *arguments, timeout=20
+                    )
                     return rows
                 except LOST:
                     await self.forget()
                     await asyncio.sleep(0.05)
 
-    async def value(self, sql: str, *arguments: Any) -> Any:
+    async def value(self, question: str, *arguments: Any) -> Any:
         """Return the first value of the first row, None where there is no row."""
-        rows = await self.fetch(sql, *arguments)
+        rows = await self.fetch(question, *arguments)
         return rows[0][0] if rows else None
 
     @asynccontextmanager

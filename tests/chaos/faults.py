@@ -70,7 +70,8 @@ class Faults:
         # The next draw waits for it: otherwise several would wait at one worker, and the last replace the first.
         async with asyncio.timeout(_TRAP_SECONDS) as patience:
             try:
-                while worker.trap is not None or worker.proxy.at_commit is not None:
+                # Nobody sets an event: the worker's death is noticed by another's loop.
+                while worker.trap is not None or worker.proxy.at_commit is not None:  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
             except asyncio.CancelledError:
                 worker.trap = worker.proxy.at_commit = None
@@ -84,11 +85,7 @@ class Faults:
     async def _terminate(self) -> None:
         worker = self._anyone()
         if await self.workers.harm(worker, lambda: None):
-            ended = await self.observer.fetch(
-                "select pg_terminate_backend(pid) from (select pid from pg_stat_activity where client_port = any ($1)"
-                " and application_name = 'sluice worker' order by random() limit 3) s",
-                worker.proxy.ports,
-            )
+            ended = await self.observer.fetch("end_backends", worker.proxy.ports)
             self.done["terminated backends"] += len(ended)
 
     async def _pause(self) -> None:
@@ -102,9 +99,7 @@ class Faults:
             self._last(worker.proxy.open_road(seconds, then_cut=self.randomness.random() < 0.5))
 
     async def _deafen(self) -> None:
-        ended = await self.observer.fetch(
-            "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'sluice listener'"
-        )
+        ended = await self.observer.fetch("end_listeners")
         self.done["dropped listeners"] += len(ended)
 
     async def _crash(self) -> None:

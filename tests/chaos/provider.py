@@ -8,7 +8,7 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -20,15 +20,9 @@ _HANG_SECONDS = 3.0
 _STAMP = re.compile(r"Note \S+ line")
 # Charged failures that one document may meet. Five attempts are all that it has; kills want some of them.
 _CHARGED_LIMIT = 2
-_FAULTS = (
-    ("429", 0.30),
-    ("500", 0.10),
-    ("hang", 0.05),
-    ("cut", 0.0125),
-    ("few", 0.0125),
-    ("nan", 0.0125),
-    ("size", 0.0125),
-)
+_SHARES = (
+    ("ok", 50), ("429", 30), ("500", 10), ("hang", 5), ("cut", 1.25), ("few", 1.25), ("nan", 1.25), ("size", 1.25),
+)  # fmt: skip
 
 
 class Provider:
@@ -38,9 +32,10 @@ class Provider:
     that could not bear another death puts it off.
     """
 
-    def __init__(self, seed: int, kill: Callable[[int], Awaitable[bool]]) -> None:
+    def __init__(self, seed: int, kill: Callable[[int], Awaitable[bool]], *, faulty: bool = True) -> None:
         self._randomness = random.Random(f"provider {seed}")
         self._kill = kill
+        self._faulty = faulty
         self._charged: Counter[str] = Counter()
         self._server: asyncio.Server | None = None
         self.answers: Counter[str] = Counter()
@@ -103,14 +98,10 @@ class Provider:
             return "kills"
         if REFUSED in whole:
             return "refused"
-        draw = self._randomness.random()
-        for name, share in _FAULTS:
-            draw -= share
-            if draw < 0:
-                break
-        else:
+        if not self._faulty:
             return "ok"
-        if name in ("429", "size"):  # not charged to the document
+        (name,) = self._randomness.choices([name for name, _ in _SHARES], [share for _, share in _SHARES])
+        if name in ("ok", "429", "size"):  # not charged to the document
             return name
         stamp = _STAMP.search(whole)
         document = stamp.group() if stamp else whole
@@ -119,7 +110,7 @@ class Provider:
 
 
 async def _send(
-    writer: asyncio.StreamWriter, status: str, body: dict[str, object], headers: str = "", *, cut: bool = False
+    writer: asyncio.StreamWriter, status: str, body: Mapping[str, object], headers: str = "", *, cut: bool = False
 ) -> bool:
     content = json.dumps(body).encode()
     writer.write(f"HTTP/1.1 {status}\r\ncontent-length: {len(content)}\r\n{headers}\r\n".encode())

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from typing import Literal, Protocol
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Literal, Protocol
 
 # The end of every transaction of asyncpg: a simple query of its own.
 _COMMIT = b"Q\x00\x00\x00\x0cCOMMIT;\x00"
@@ -51,7 +51,7 @@ class Proxy:
         *,
         harm: Callable[[Callable[[], None]], Awaitable[bool]],
         kill: Kill,
-        terminate: Callable[[int], Awaitable[None]],
+        terminate: Callable[[int], Coroutine[Any, Any, None]],
     ) -> None:
         self._upstream = upstream
         self._harm = harm

@@ -23,18 +23,8 @@ from tests.chaos.traffic import Traffic, plans
 from tests.chaos.workers import Workers
 
 _TENANTS = 8
-# Waits of a minute or five are not waited for: each is cut to this many seconds, a provider's own Retry-After never.
+# A longer wait for anything but a provider's Retry-After is cut short.
 _LONGEST_WAIT = 3.0
-_CUT_WAITS = """
-with cut as (
-  update public.jobs set scheduled_at = now() where id in (
-    select id from public.jobs where state = 'available' and scheduled_at > now() + $1 * interval '1 second'
-       and error_code is distinct from 'provider_rate_limited' order by id for no key update skip locked)
-  returning tenant_id)
-select count(*), count(ingest.take_turn(t.tenant_id)) from (select distinct tenant_id from cut) t
-"""
-_OPEN = "select (select count(*) from public.jobs where state in ('available', 'running')) + (select count(*) from ingest.leases)"
-_OVERDUE = "select coalesce(max(extract(epoch from clock_timestamp() - expires_at)), 0)::float8 from ingest.leases"
 
 
 @dataclass(frozen=True)
@@ -51,7 +41,7 @@ class Settings:
 
 
 @asynccontextmanager
-async def _directory(keep: Path | None) -> AsyncIterator[Path]:
+async def new_directory(keep: Path | None) -> AsyncIterator[Path]:
     if keep is not None:
         keep.mkdir(parents=True)
         yield keep
@@ -63,7 +53,7 @@ async def _directory(keep: Path | None) -> AsyncIterator[Path]:
 async def run(settings: Settings, keep: Path | None = None) -> dict[str, Any]:
     """Carry a run out and return its report; with `keep`, the stack's data and the logs stay in that new folder."""
     began = time.monotonic()
-    async with _directory(keep) as directory, Stack(directory / "stack", durable=False) as stack:
+    async with new_directory(keep) as directory, Stack(directory / "stack", durable=False) as stack:
         observer = Observer(stack)
         await observer.prepare()
         workers: Workers | None = None
@@ -84,24 +74,26 @@ async def run(settings: Settings, keep: Path | None = None) -> dict[str, Any]:
         housekeeping = asyncio.create_task(_housekeeping(observer, overdue))
         try:
             injecting = asyncio.create_task(faults.run())
-            await traffic.live(plans(settings.count, settings.seed, await _tenants(observer), settings.rate))
+            await traffic.live(plans(settings.count, settings.seed, await sign_up(observer), settings.rate))
             await _until_few_are_open(observer, settings.count // 20)
             injecting.cancel()
             with suppress(asyncio.CancelledError):
                 await injecting
             await faults.end()
-            unsettled = await _settled(observer, 60 + settings.count / 10)
+            unsettled = await settled(observer, 60 + settings.count / 10)
         finally:
             housekeeping.cancel()
             await workers.stop()
             provider.stop()
+        with suppress(asyncio.CancelledError):
+            await housekeeping  # what it failed with
         found = await invariants.check(observer, traffic.accepted, directory / "stack" / "storage")
         found.orphans += invariants.left_behind(directory / "work", workers.pids)
         found.lost += [f"refused: {what}" for what in traffic.refused]
         injected = workers.done + faults.done + sum((w.proxy.done for w in workers.places), Counter[str]())
         recovered = await invariants.recoveries(observer)
         report: dict[str, Any] = {
-            "jobs": await observer.value("select count(*) from public.jobs"),
+            "jobs": await observer.value("jobs"),
             "kills": sum(n for what, n in workers.done.items() if what.startswith("kill: ")),
             **found.counts(),
             "seconds": round(time.monotonic() - began, 1),
@@ -115,10 +107,8 @@ async def run(settings: Settings, keep: Path | None = None) -> dict[str, Any]:
             "injected": dict(sorted(injected.items())),
             "traffic": dict(sorted(traffic.done.items())),
             "provider": dict(sorted(provider.answers.items())),
-            "events": {r[0]: r[1] for r in await observer.fetch(
-                "select event || coalesce(' ' || error_code, ''), count(*) from public.job_events group by 1 order by 1")},
-            "most_rescues_of_a_job": await observer.value(
-                "select max(n) from (select count(*) as n from public.job_events where event = 'rescue' group by job_id) r"),
+            "events": {row[0]: row[1] for row in await observer.fetch("events")},
+            "most_rescues_of_a_job": await observer.value("most_rescues"),
             "problems": {name: said[:20] for name, said in vars(found).items() if said},
         }  # fmt: skip
         await observer.forget()
@@ -143,28 +133,29 @@ async def _housekeeping(observer: Observer, overdue: Worst) -> None:
     while True:
         await asyncio.sleep(0.5)
         with suppress(TimeoutError):
-            await observer.fetch(_CUT_WAITS, _LONGEST_WAIT)
-            overdue.seconds = max(overdue.seconds, await observer.value(_OVERDUE))
+            await observer.fetch("cut_waits", _LONGEST_WAIT)
+            overdue.seconds = max(overdue.seconds, await observer.value("longest_overdue"))
 
 
-async def _tenants(observer: Observer) -> list[str]:
+async def sign_up(observer: Observer) -> list[str]:
+    """Return new tenants."""
     users = [str(uuid4()) for _ in range(_TENANTS)]
     for user in users:
-        await observer.fetch("insert into auth.users (id, email) values ($1::uuid, $1::text || '@example.org')", user)
+        await observer.fetch("add_user", user)
     return users
 
 
 async def _until_few_are_open(observer: Observer, few: int) -> None:
     """Let faults go on while there is work; half a minute at most."""
     until = time.monotonic() + 30
-    while int(await observer.value(_OPEN)) > few and time.monotonic() < until:
+    while int(await observer.value("open")) > few and time.monotonic() < until:  # noqa: ASYNC110 - a table, no event
         await asyncio.sleep(0.1)
 
 
-async def _settled(observer: Observer, seconds: float) -> int:
+async def settled(observer: Observer, seconds: float) -> int:
     """Wait until nothing is open any more, and return how much is after so long."""
     until = time.monotonic() + seconds
-    while (left := int(await observer.value(_OPEN))) and time.monotonic() < until:
+    while (left := int(await observer.value("open"))) and time.monotonic() < until:  # noqa: ASYNC110
         await asyncio.sleep(0.1)
     return left
 

@@ -17,9 +17,10 @@ from tests.chaos import provider, worker_entry
 BUCKET = "documents"
 _PATIENCE_SECONDS = 60.0
 _WORDS = (
-    "anchor basin berth buoy cable channel crane deck dock ferry fog gauge harbour island keel lamp launch mast "
-    "mooring pier pilot port quay radar rope rudder sail ship signal storm swell tide tower tug vessel watch wind"
-).split()
+    "anchor", "basin", "berth", "buoy", "cable", "channel", "crane", "deck", "dock", "ferry", "fog", "gauge",
+    "harbour", "island", "keel", "lamp", "launch", "mast", "mooring", "pier", "pilot", "port", "quay", "radar",
+    "rope", "rudder", "sail", "ship", "signal", "storm", "swell", "tide", "tower", "tug", "vessel", "watch", "wind",
+)  # fmt: skip
 
 Poison = Literal["refused", "kills its parser", "kills its worker"]
 
@@ -47,11 +48,16 @@ class Plan:
 
 @dataclass
 class Accepted:
-    """What Storage said yes to last: the name and the bytes, or that it is gone."""
+    """What Storage said yes to last: the name and the bytes, or that it is gone.
+
+    `unanswered` are bytes of which nobody knows whether or when they were stored: such a request may be carried out
+    after a later one.
+    """
 
     name: str
     content: bytes | None
     poison: Poison | None
+    unanswered: list[bytes]
 
 
 def plans(count: int, seed: int, tenants: list[str], rate: float) -> list[Plan]:
@@ -74,8 +80,8 @@ def plans(count: int, seed: int, tenants: list[str], rate: float) -> list[Plan]:
         tenant = randomness.choice(tenants)
         versions = 1 if poison else min(count - uploads, randomness.choices((1, 2, 4), (80, 15, 5))[0])
         suffix = "md" if poison is None and randomness.random() < 0.08 else "txt"
-        name = f"{tenant}/{_NAMES.get(poison, 'plain')}-{number}.{suffix}"
-        contents = [_text(randomness, f"{seed}-{number}-{v}", poison) for v in range(versions)]
+        name = plan_name(tenant, number, poison, suffix)
+        contents = [text(randomness, f"{seed}-{number}-{v}", poison) for v in range(versions)]
         copied = [p for p in made[-8:] if p.tenant == tenant and not p.poison and p.name.endswith(suffix)]
         if not poison and copied and randomness.random() < 0.1:
             contents[-1] = copied[-1].contents[-1]  # the same bytes twice in a tenant: parsed and embedded once
@@ -88,7 +94,13 @@ def plans(count: int, seed: int, tenants: list[str], rate: float) -> list[Plan]:
     return made
 
 
-def _text(randomness: random.Random, stamp: str, poison: Poison | None) -> bytes:
+def plan_name(tenant: str, number: int, poison: Poison | None, suffix: str) -> str:
+    """Return an object's name, which tells poison from the rest."""
+    return f"{tenant}/{_NAMES.get(poison, 'plain')}-{number}.{suffix}"
+
+
+def text(randomness: random.Random, stamp: str, poison: Poison | None) -> bytes:
+    """Return a document's bytes: a few paragraphs that name their document and version."""
     marker = {"refused": provider.REFUSED, "kills its worker": provider.KILLS}.get(poison or "", stamp)
     paragraphs = [
         f"Note {stamp} line {line}: {marker} "
@@ -118,9 +130,11 @@ class Traffic:
 
     async def _live(self, http: httpx.AsyncClient, plan: Plan) -> None:
         await asyncio.sleep(plan.begins)
+        unanswered: list[bytes] = []
         for number, content in enumerate(plan.contents):
-            await self._send(http, "upload" if number == 0 else "overwrite", "POST", f"/object/{_path(plan.name)}",
+            tries = await self._send(http, "upload" if number == 0 else "overwrite", "POST", f"/object/{_path(plan.name)}",
                              content=content, headers={"x-upsert": "true", "content-type": "text/plain"})  # fmt: skip
+            unanswered += [content] * (tries > 1)
             await asyncio.sleep(plan.pauses[number])
         name = plan.name
         if plan.moves_to is not None:
@@ -130,13 +144,15 @@ class Traffic:
         await asyncio.sleep(plan.pauses[-1])
         if plan.deleted:
             await self._send(http, "delete", "DELETE", f"/object/{_path(name)}")
-        self.accepted.append(Accepted(name, None if plan.deleted else plan.contents[-1], plan.poison))
+        self.accepted.append(Accepted(name, None if plan.deleted else plan.contents[-1], plan.poison, unanswered))
 
-    async def _send(self, http: httpx.AsyncClient, what: str, method: str, path: str, **request: object) -> None:
-        unknown = False
+    async def _send(self, http: httpx.AsyncClient, what: str, method: str, path: str, **request: object) -> int:
+        """Send until it is answered with a yes, and return how many tries that took."""
+        unknown, tries = False, 0
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 while True:
+                    tries += 1
                     try:
                         answer = await http.request(method, path, **request)  # type: ignore[arg-type]
                     except httpx.HTTPError:
@@ -145,7 +161,7 @@ class Traffic:
                         # Gone already: an earlier try was carried out, and only its answer was lost.
                         if answer.is_success or (unknown and what in ("move", "delete") and "404" in answer.text):
                             self.done[what] += 1
-                            return
+                            return tries
                         if answer.status_code < 500 and "timeout" not in answer.text.lower():
                             self.done[f"{what} answered {answer.status_code}"] += 1
                             unknown = True
@@ -153,6 +169,7 @@ class Traffic:
                     await asyncio.sleep(0.2)
         except TimeoutError:
             self.refused.append(f"{what} {path}")
+            return tries
 
 
 def _path(name: str) -> str:

@@ -84,7 +84,7 @@ class ChaosParser:
 
     name = "chaos"
     version = "1"
-    options: Mapping[str, JsonValue] = {}  # noqa: RUF012 - a protocol's attribute
+    options: Mapping[str, JsonValue] = {}
 
     def __init__(self, real: Parser) -> None:
         self._real = real

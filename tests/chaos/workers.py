@@ -16,32 +16,12 @@ from pathlib import Path
 
 from local import deno
 from local.stack import Stack
-from tests.chaos.database import LOST, Observer
+from tests.chaos.database import LOST, QUESTIONS, Observer
 from tests.chaos.proxy import Proxy
-from tests.chaos.traffic import POISON
 
 SLOTS = 4
 _RESTART_SECONDS = 0.2
 _STOP_SECONDS = 20.0
-
-# Three deaths without a finished stage, or five attempts, end a document by design: harm is withheld where it
-# would be the last that a document bears, and done a moment later elsewhere. No claim is made meanwhile.
-_NO_CLAIMS = "select pg_advisory_xact_lock(7150010001)"
-_LAST = f"""
-select exists (
-  select from public.jobs j join public.documents d on d.id = j.document_id
-   where (j.attempt >= 4 or j.rescues >= 2) and d.name not like '%/{POISON}%'
-     and case when $1::uuid is null then j.state = 'running' or j.state = 'available' and j.scheduled_at < now() + interval '1 second'
-              else j.state = 'running' and exists (select from ingest.leases l where l.job_id = j.id and l.worker_id = $1) end)
-"""
-# A claim that stands in line would otherwise be made for a worker that is dead or deaf.
-_END_CLAIMS = """
-select pg_terminate_backend(pid) from pg_stat_activity
- where client_port = any ($1::int[]) and wait_event_type = 'Lock' and wait_event = 'advisory'
-"""
-_NOTE_KILL = """
-insert into chaos.kills select clock_timestamp(), $2::text, job_id, claim from ingest.leases where worker_id = $1
-"""
 
 
 @dataclass
@@ -120,16 +100,16 @@ class Workers:
             return False
         try:
             async with self.observer.transaction() as connection:
-                await connection.execute(_NO_CLAIMS)
-                if await connection.fetchval(_LAST, worker.id if worker else None):
+                await connection.execute(QUESTIONS["no_claims"])
+                if await connection.fetchval(QUESTIONS["last"], worker.id if worker else None):
                     return False
                 if worker is not None and not worker.lives:
                     return False
                 do()
                 if worker is not None:
                     if kill is not None:
-                        await connection.execute(_NOTE_KILL, worker.id, kill)
-                    await connection.fetch(_END_CLAIMS, worker.proxy.ports)
+                        await connection.execute(QUESTIONS["note_kill"], worker.id, kill)
+                    await connection.fetch(QUESTIONS["end_claims"], worker.proxy.ports)
         except LOST:
             return False
         return True
@@ -171,7 +151,7 @@ class Workers:
 
     async def terminate_port(self, port: int) -> None:
         """End the backend that a connection from this local port talks to."""
-        await self.observer.fetch("select pg_terminate_backend(pid) from pg_stat_activity where client_port = $1", port)
+        await self.observer.fetch("end_backend", port)
 
     def _proxy(self, number: int) -> Proxy:
         return Proxy(
@@ -186,13 +166,16 @@ class Workers:
             while not self._stopping:
                 worker.id = None
                 worker.process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-P", "-m", "tests.chaos.worker_entry", self._control_port(), str(self.provider_port),
+                    sys.executable, "-P", "-m", "tests.chaos.worker_entry",
+                    self._control_port(), str(self.provider_port),
                     cwd=deno.REPOSITORY, env=self._environment(worker), stdin=asyncio.subprocess.DEVNULL,
                     stdout=log, stderr=log, start_new_session=True,
                 )  # fmt: skip
                 self.pids.add(worker.process.pid)
                 self.done["started"] += 1
                 status = await worker.process.wait()
+                if self._stopping and status != 0:
+                    self.unexpected.append(f"a worker ended with {status} after SIGTERM")
                 if status not in (0, -signal.SIGKILL):
                     self.done[f"ended by itself with {status}"] += 1
                 await asyncio.sleep(_RESTART_SECONDS)
