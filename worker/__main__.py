@@ -27,7 +27,7 @@ from worker.pipeline.parse.parser import Parser
 from worker.pipeline.workspace import workspace
 from worker.queue.attempt import Attempts
 from worker.queue.leases import Leases
-from worker.queue.maintenance import Maintenance
+from worker.queue.maintenance import Maintenance, Retention
 from worker.queue.reconcile import Reconcile
 from worker.queue.runner import Runner
 from worker.queue.wakeups import Wakeups
@@ -104,7 +104,12 @@ async def run_worker(
             Leases(db, lease_seconds=settings.lease_seconds, renew_seconds=settings.renew_seconds),
             Wakeups(listen_url, poll_seconds=settings.poll_seconds, randomness=randomness),
             Maintenance(
-                db, randomness=randomness, rescue_seconds=min(15.0, settings.lease_seconds / 4),
+                db,
+                randomness=randomness,
+                rescue_seconds=min(15.0, settings.lease_seconds / 4),
+                retention=Retention(
+                    settings.keep_jobs_days, settings.keep_discarded_jobs_days, settings.keep_events_days
+                ),
                 reconcile=Reconcile(db, store),
             ),
             worker_id=worker_id, slots=settings.slots, tenant_cap=settings.tenant_cap,

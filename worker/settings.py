@@ -31,6 +31,11 @@ class Settings(BaseSettings):
     job_seconds: float = Field(default=900, ge=1, le=86_400)
     drain_seconds: float = Field(default=25, ge=0, le=300)
 
+    # How long what has ended is kept, in days; events go a month at a time.
+    keep_jobs_days: int = Field(default=7, ge=1, le=3650)
+    keep_discarded_jobs_days: int = Field(default=90, ge=1, le=3650)
+    keep_events_days: int = Field(default=396, ge=31, le=3650)
+
     # What one document may cost.
     max_file_bytes: int = Field(default=50 * 1024 * 1024, ge=1)
     max_pages: int = Field(default=2000, ge=1)

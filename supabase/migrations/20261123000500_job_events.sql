@@ -61,4 +61,33 @@ begin
   return v_made;
 end $$;
 
+-- Drop the months that ended longer ago than p_age; returns how many. Definer: a table goes with its owner.
+--
+-- A dropped month locks the whole timeline for a moment, and enqueues wait behind whoever waits for
+-- a lock: after a fifth of a second it gives way, and the next time will do.
+create function ingest.prune_events(p_age interval default interval '13 months')
+returns integer language plpgsql security definer set search_path = '' set lock_timeout = '200ms' as $$
+declare
+  v_before   timestamptz := pg_catalog.date_trunc('month', pg_catalog.now() - p_age, 'UTC');
+  v_name     text;
+  v_dropped  integer := 0;
+begin
+  if (p_age >= interval '1 month') is not true then
+    raise exception 'prune_events: % is too short, events are kept a month at least', p_age using errcode = '22023';
+  end if;
+  for v_name in
+    select c.relname from pg_catalog.pg_inherits i join pg_catalog.pg_class c on c.oid = i.inhrelid
+     where i.inhparent = 'public.job_events'::pg_catalog.regclass and c.relname ~ '^job_events_[0-9]{4}_[0-9]{2}$'
+       and c.relname < 'job_events_' || pg_catalog.to_char(v_before at time zone 'UTC', 'YYYY_MM')
+     order by c.relname
+  loop
+    execute pg_catalog.format('drop table ingest.%I', v_name);
+    v_dropped := v_dropped + 1;
+  end loop;
+  delete from ingest.job_events_default where at < v_before;
+  return v_dropped;
+exception when lock_not_available then
+  return 0;
+end $$;
+
 select ingest.ensure_event_partitions();

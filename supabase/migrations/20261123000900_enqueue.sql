@@ -8,15 +8,16 @@
 create function ingest.take_turn(p_tenant uuid, p_due timestamptz default now())
 returns void language plpgsql set search_path = '' as $$
 declare
-  v_due timestamptz;
+  v_turn ingest.turns;
 begin
   loop
     insert into ingest.turns (tenant_id, due_at) values (p_tenant, p_due) on conflict (tenant_id) do nothing;
     exit when found;
-    select due_at into v_due from ingest.turns where tenant_id = p_tenant for key share;
+    select * into v_turn from ingest.turns where tenant_id = p_tenant for key share;
     if found then
-      if v_due > p_due then
-        update ingest.turns set due_at = p_due where tenant_id = p_tenant and due_at > p_due;
+      if v_turn.due_at > p_due or v_turn.last_served_at is null then
+        update ingest.turns t set due_at = least(t.due_at, p_due), last_served_at = coalesce(t.last_served_at, '-infinity')
+         where t.tenant_id = p_tenant;
       end if;
       return;
     end if;

@@ -32,6 +32,16 @@ begin
   end if;
 end $$;
 
+-- Say whether a claimed job that must run alone has begun, or still waits for its worker's other jobs
+-- to end. While it waits it has no stage, and the death of its worker is not held against it. Raises
+-- IG001 for a stale claim.
+create function ingest.mark_begun(p_job bigint, p_claim bigint, p_begun boolean)
+returns void language plpgsql set search_path = '' as $$
+begin
+  perform ingest.hold_claim(p_job, p_claim);
+  update public.jobs set stage = case when p_begun then 'fetch' end where id = p_job and claim = p_claim and state = 'running';
+end $$;
+
 -- Begin an attempt: say which object to read, as it is named now.
 --
 -- Definer, because storage.objects shows no rows to a role without a policy. Raises IG001 for a
@@ -58,14 +68,26 @@ begin
       from (select 1) one left join storage.objects o on o.id = v_document.id;
 end $$;
 
+-- Hold the claim and look whether its work is still wanted: called before whatever costs money.
+-- Raises IG001 for a stale claim, and IG002 when the document is gone or has a newer generation.
+create function ingest.hold_current(p_job bigint, p_claim bigint)
+returns void language plpgsql set search_path = '' as $$
+begin
+  perform ingest.hold_claim(p_job, p_claim);
+  perform 1 from public.jobs j join public.documents d on d.id = j.document_id and d.generation = j.generation where j.id = p_job;
+  if not found then
+    raise exception 'job % is superseded', p_job using errcode = 'IG002';
+  end if;
+end $$;
+
 -- Enter a stage, and note how long the one before took. p_detail holds counts, never text.
--- Raises IG001 for a stale claim.
+-- Raises IG001 for a stale claim and IG002 for superseded work.
 create function ingest.enter_stage(p_job bigint, p_claim bigint, p_stage text, p_progress real, p_took interval, p_detail jsonb default null)
 returns void language plpgsql set search_path = '' as $$
 declare
   v_before text;
 begin
-  perform ingest.hold_claim(p_job, p_claim);
+  perform ingest.hold_current(p_job, p_claim);
   select stage into v_before from public.jobs where id = p_job;
   with moved as (
     -- Every vector is stored: durable progress, after which an earlier worker's death is no sign of a
@@ -81,10 +103,10 @@ begin
   select m.id, m.document_id, m.generation, m.tenant_id, 'stage', m.state, v_before, m.attempt, m.claim, p_took, p_detail from moved m;
 end $$;
 
--- Move the progress bar inside a stage: no event. Raises IG001 for a stale claim.
+-- Move the progress bar inside a stage: no event. Raises IG001 for a stale claim and IG002 for superseded work.
 create function ingest.report_progress(p_job bigint, p_claim bigint, p_progress real)
 returns void language plpgsql set search_path = '' as $$
 begin
-  perform ingest.hold_claim(p_job, p_claim);
+  perform ingest.hold_current(p_job, p_claim);
   update public.jobs set progress = p_progress where id = p_job and claim = p_claim and state = 'running';
 end $$;

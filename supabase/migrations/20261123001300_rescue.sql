@@ -1,7 +1,8 @@
 -- Rescue: return jobs whose lease ran out, and running jobs that have none (somebody deleted it).
 --
 -- Every worker runs it under a try-lock. The attempt stays charged, so a document that kills its
--- worker ends; p_max_rescues rescues without a finished stage between them end it sooner.
+-- worker ends; p_max_rescues rescues without a finished stage between them end it sooner. A job that
+-- only waited to run alone had not begun: what killed its worker was another, so it is not charged.
 
 create function ingest.rescue_jobs(p_limit integer default 100, p_max_rescues integer default 3)
 returns table (job_id bigint, state public.job_state) language plpgsql set search_path = '' as $$
@@ -24,7 +25,8 @@ begin
      where j.state = 'running' and not exists (select 1 from ingest.leases l where l.job_id = j.id)
      order by j.id limit p_limit for no key update skip locked
   ), lost as (
-    select g.*, j.attempt >= j.max_attempts or j.rescues + 1 >= p_max_rescues as given_up
+    select g.*, j.stage is not null as begun,
+           j.stage is not null and (j.attempt >= j.max_attempts or j.rescues + 1 >= p_max_rescues) as given_up
       from (select * from gone union all select * from orphans) g
       join public.jobs j on j.id = g.job_id
      where j.state = 'running'
@@ -32,7 +34,8 @@ begin
     update public.jobs j
        set state = (case when l.given_up then 'discarded' else 'available' end)::public.job_state,
            finalized_at = case when l.given_up then pg_catalog.now() end,
-           rescues = j.rescues + 1,
+           rescues = j.rescues + l.begun::integer,
+           attempt = j.attempt - (not l.begun)::integer,
            stage = case when l.given_up then j.stage end,
            progress = case when l.given_up then j.progress end,
            scheduled_at = pg_catalog.now(),

@@ -51,6 +51,32 @@ begin
   return v_removed;
 end $$;
 
+-- Jobs that ended longer ago than p_age, discarded ones longer ago than p_discarded_age; their details
+-- go with them, their events with their month. Definer: the worker may delete no job otherwise.
+create function ingest.prune_jobs(
+  p_age interval default interval '7 days', p_discarded_age interval default interval '90 days', p_limit integer default 1000
+)
+returns integer language plpgsql security definer set search_path = '' as $$
+declare
+  v_state    public.job_state;
+  v_pruned   integer;
+  v_removed  integer := 0;
+begin
+  if (p_age >= interval '1 hour' and p_discarded_age >= interval '1 hour' and p_limit between 1 and 10000) is not true then
+    raise exception 'prune_jobs: ages %, % or limit % out of range: an hour at least, 1 to 10,000 jobs', p_age, p_discarded_age, p_limit
+      using errcode = '22023';
+  end if;
+  foreach v_state in array array['completed', 'cancelled', 'discarded']::public.job_state[] loop
+    delete from public.jobs where id in (
+      select id from public.jobs
+       where state = v_state and finalized_at < pg_catalog.now() - case when v_state = 'discarded' then p_discarded_age else p_age end
+       order by finalized_at limit p_limit - v_removed for update skip locked);
+    get diagnostics v_pruned = row_count;
+    v_removed := v_removed + v_pruned;
+  end loop;
+  return v_removed;
+end $$;
+
 -- Carry out the deletions that the trigger could not; an object that still exists was moved, and is
 -- taken in anew where it stands. Definer: it reads storage.objects.
 create function ingest.sweep_tombstones(p_limit integer default 100)

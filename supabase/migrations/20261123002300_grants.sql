@@ -31,6 +31,7 @@ grant select on public.tenants, public.tenant_members, public.documents, public.
 
 -- The worker.
 grant usage on schema public, ingest, extensions to ingest_worker;
+grant update (paused_at) on ingest.queues to ingest_worker;
 grant select on public.tenants, ingest.queues, ingest.embedding_models, ingest.buckets to ingest_worker;
 grant select, update on public.documents, public.jobs to ingest_worker;
 grant select, insert on public.job_events to ingest_worker;
@@ -44,10 +45,14 @@ grant select, insert, delete, update (created_at) on ingest.embeddings to ingest
 grant execute on function
   ingest.take_turn(uuid, timestamptz),
   ingest.tidy_turns(uuid[], timestamptz),
+  ingest.pause_queue(text),
+  ingest.resume_queue(text),
   ingest.claim_jobs(uuid, integer, interval, integer, integer),
   ingest.renew_leases(bigint[], bigint[], interval),
   ingest.hold_claim(bigint, bigint),
+  ingest.mark_begun(bigint, bigint, boolean),
   ingest.begin_fetch(bigint, bigint),
+  ingest.hold_current(bigint, bigint),
   ingest.enter_stage(bigint, bigint, text, real, interval, jsonb),
   ingest.report_progress(bigint, bigint, real),
   ingest.settle_jobs(bigint[], bigint[], text, interval, text, text, text, boolean, jsonb),
@@ -56,6 +61,7 @@ grant execute on function
   ingest.release_jobs(bigint[], bigint[], text),
   ingest.cancel_job(bigint, bigint, text, text),
   ingest.discard_job(bigint, bigint, text, text, text),
+  ingest.retry_discarded(bigint),
   ingest.claim_outcome(bigint, bigint),
   ingest.rescue_jobs(integer, integer),
   ingest.begin_parse(bigint, bigint, bytea, bigint, text, text, text, text),
@@ -70,6 +76,8 @@ grant execute on function
   ingest.sweep_parses(interval, integer),
   ingest.sweep_embeddings(interval, integer),
   ingest.sweep_tombstones(integer),
+  ingest.prune_jobs(interval, interval, integer),
+  ingest.prune_events(interval),
   ingest.ensure_event_partitions(integer),
   ingest.without_secrets(text),
   ingest.raise_alert(text, text, text),

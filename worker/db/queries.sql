@@ -11,6 +11,12 @@ select job_id, answer from ingest.renew_leases($1::bigint[], $2::bigint[], $3::i
 -- name: hold_claim
 select ingest.hold_claim($1::bigint, $2::bigint);
 
+-- name: hold_current
+select ingest.hold_current($1::bigint, $2::bigint);
+
+-- name: mark_begun
+select ingest.mark_begun($1::bigint, $2::bigint, $3::boolean);
+
 -- name: begin_fetch
 select bucket_id, name, object_version, size, language from ingest.begin_fetch($1::bigint, $2::bigint);
 
@@ -85,6 +91,12 @@ select ingest.sweep_parses($1::interval);
 
 -- name: sweep_embeddings
 select ingest.sweep_embeddings($1::interval);
+
+-- name: prune_jobs
+select ingest.prune_jobs($1::interval, $2::interval, $3::int);
+
+-- name: prune_events
+select ingest.prune_events($1::interval);
 
 -- name: ensure_event_partitions
 select ingest.ensure_event_partitions();

@@ -110,6 +110,8 @@ class Attempts:
 
         deadline = asyncio.timeout(self.job_seconds)
         try:
+            if held.alone is not None and not held.alone.is_set():
+                await self._wait_alone(held.claim, held.alone)
             async with deadline:
                 await self.work(held.claim, path, settling)
         except asyncio.CancelledError:
@@ -130,6 +132,12 @@ class Attempts:
             logger.bind(**about(held.claim)).opt(exception=exc).error("internal error")
             return _internal(exc)
         return None
+
+    async def _wait_alone(self, claim: Claim, alone: asyncio.Event) -> None:
+        """Wait until nothing else runs here; whatever ends this worker until then was not this job."""
+        await self.db.fetchval("mark_begun", claim.job_id, claim.number, False)
+        await alone.wait()
+        await self.db.fetchval("mark_begun", claim.job_id, claim.number, True)
 
     async def _settle(self, claim: Claim, error: IngestError) -> str | None:
         """Write the verdict, if the claim still stands; rescue finds the job if the database stays away."""

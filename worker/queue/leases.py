@@ -31,6 +31,8 @@ class Held:
 
     claim: Claim
     task: asyncio.Task[None] | None = None
+    alone: asyncio.Event | None = None
+    """For a job that was rescued: set once nothing else runs here. Work begins no sooner."""
     settling: bool = False
     ending: Ending | None = None
     timer: asyncio.TimerHandle | None = field(default=None, repr=False)
@@ -70,10 +72,15 @@ class Leases:
 
     def hold(self, claim: Claim, work: Callable[[Held], asyncio.Task[None]], since: float) -> None:
         """Keep a claim from now on; `since` is the loop's time before the claim was sent."""
-        held = Held(claim)
+        held = Held(claim, alone=asyncio.Event() if claim.rescues else None)
         self._held[claim.job_id] = held
         held.task = work(held)
         self._trust(held, since)
+        self._let_alone_begin()
+
+    def alone(self) -> bool:
+        """Say whether one of the claims must run alone, so that no other may be taken."""
+        return any(held.alone is not None for held in self._held.values())
 
     def drop(self, held: Held) -> None:
         """Stop keeping a claim that was settled or lost."""
@@ -81,6 +88,13 @@ class Leases:
             held.timer.cancel()
         if self._held.get(held.claim.job_id) is held:
             del self._held[held.claim.job_id]
+        self._let_alone_begin()
+
+    def _let_alone_begin(self) -> None:
+        if len(self._held) == 1:
+            (held,) = self._held.values()
+            if held.alone is not None:
+                held.alone.set()
 
     async def run(self) -> None:
         """Renew for ever, until cancelled."""

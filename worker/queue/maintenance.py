@@ -14,6 +14,9 @@ from worker.db.pool import Database
 from worker.errors import IngestError
 from worker.queue.reconcile import Reconcile
 
+_PRUNE_BATCH = 1000
+_PRUNE_LULL_SECONDS = 0.2
+
 
 @dataclass(frozen=True, slots=True)
 class _Chore:
@@ -22,14 +25,30 @@ class _Chore:
     do: Callable[[], Awaitable[int]]
 
 
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long what has ended is kept, in days."""
+
+    jobs: int = 7
+    discarded_jobs: int = 90
+    events: int = 396
+    """Dropped a month at a time, so a month more may be there."""
+
+
 class Maintenance:
-    """Runs the chores: rescue every 15 s, the sweeps and reconcile every few minutes, partitions every hour."""
+    """Runs the chores: rescue every 15 s, the sweeps and reconcile every few minutes, pruning every hour."""
 
     def __init__(
-        self, db: Database, *, randomness: random.Random, rescue_seconds: float = 15.0,
+        self,
+        db: Database,
+        *,
+        randomness: random.Random,
+        rescue_seconds: float = 15.0,
+        retention: Retention | None = None,
         reconcile: Reconcile | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._db = db
+        self._retention = retention or Retention()
         self._randomness = randomness
         self._chores: tuple[_Chore, ...] = (
             _Chore(rescue_seconds, "rescue", self.rescue),
@@ -38,6 +57,8 @@ class Maintenance:
             _Chore(1800, "sweep embeddings", self._embeddings),
             _Chore(300, "resolve alerts", self._alerts),
             _Chore(3600, "make event partitions", self._partitions),
+            _Chore(3600, "prune jobs", self.prune),
+            _Chore(3600, "prune events", self._prune_events),
         )
         if reconcile is not None:
             # Looked at every minute, done by one worker every five.
@@ -78,6 +99,18 @@ class Maintenance:
 
     async def _alerts(self) -> int:
         return int(await self._db.fetchval("tidy_alerts"))
+
+    async def prune(self) -> int:
+        """Delete the jobs that ended long ago, in small batches with a lull after each; return how many."""
+        kept = timedelta(days=self._retention.jobs), timedelta(days=self._retention.discarded_jobs)
+        pruned = 0
+        while count := int(await self._db.fetchval("prune_jobs", *kept, _PRUNE_BATCH)):
+            pruned += count
+            await asyncio.sleep(_PRUNE_LULL_SECONDS)
+        return pruned
+
+    async def _prune_events(self) -> int:
+        return int(await self._db.fetchval("prune_events", timedelta(days=self._retention.events)))
 
     async def _partitions(self) -> int:
         return int(await self._db.fetchval("ensure_event_partitions"))

@@ -3,6 +3,10 @@
      wait for a wake-up ──► claim as many as slots are free ──► an attempt each ──► wake-up
 
 A finished attempt wakes the claimer too: it freed a slot, and perhaps a document or a tenant's cap.
+
+A job that was rescued weighs as much as all slots: it may be what killed its worker, and must take no
+neighbour along a second time. It is claimed by itself, begins when what runs here has ended, and
+nothing is claimed until it has. Those behind it wait one attempt at most, and other workers go on.
 """
 
 from __future__ import annotations
@@ -79,7 +83,7 @@ class Runner:
     async def _claim_for_ever(self) -> None:
         while not self._stopping.is_set():
             await self._wakeups.wait()
-            free = self._slots - len(self._leases)
+            free = 0 if self._leases.alone() else self._slots - len(self._leases)
             if free <= 0 or self._stopping.is_set():
                 continue
             try:

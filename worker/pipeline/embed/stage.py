@@ -24,13 +24,15 @@ async def embed(
     """Make sure that every chunk has a vector, and return how many texts were embedded for it.
 
     Each batch is stored before the next is asked for: what a crash can cost is one batch. `report`
-    is awaited with the share done, between 0 and 1.
+    is awaited with the share done, between 0 and 1. Raises StaleClaim or Superseded instead of
+    asking for vectors that nobody would use.
     """
     texts = {chunk.content_sha256: chunk.embedding_text for chunk in chunks}
     rows = await db.fetch("missing_vectors", model_id, claim.tenant_id, list(texts))
     missing = sorted(row["missing_vectors"] for row in rows)
     for start in range(0, len(missing), embedder.batch_size):
         keys = missing[start : start + embedder.batch_size]
+        await db.fetchval("hold_current", claim.job_id, claim.number)  # each request may cost money
         vectors = await embedder.embed([texts[key] for key in keys])
         check_vectors(vectors, count=len(keys), model=embedder.model)
         await _store(db, model_id, claim, keys, vectors)
