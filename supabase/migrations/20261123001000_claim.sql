@@ -43,6 +43,19 @@ begin
   return false;
 end $$;
 
+-- When the next job of this tenant is due; null when none waits.
+--
+-- A seek for each priority: the index begins with (tenant_id, priority, scheduled_at). Asked as an
+-- anti-join, a table that holds one tenant's backlog was read whole (35 ms at 200,000 jobs).
+create function ingest.next_due(p_tenant uuid)
+returns timestamptz language sql stable set search_path = '' as $$
+  select pg_catalog.min(first.scheduled_at)
+    from pg_catalog.generate_series(1, 4) as p(priority)
+   cross join lateral (select j.scheduled_at from public.jobs j
+                        where j.tenant_id = p_tenant and j.state = 'available' and j.priority = p.priority
+                        order by j.scheduled_at limit 1) first
+$$;
+
 -- Drop the turns of tenants that have nothing waiting, and postpone those with nothing due.
 --
 -- Two statements on purpose: the locks are taken first, so that the second one's snapshot sees every
@@ -54,21 +67,12 @@ declare
 begin
   select pg_catalog.array_agg(l.tenant_id) into v_locked from (
     select t.tenant_id from ingest.turns t
-     where t.tenant_id = any (p_tenants)
-       and not exists (select 1 from public.jobs j
-                        where j.tenant_id = t.tenant_id and j.state = 'available' and j.scheduled_at <= p_now)
+     where t.tenant_id = any (p_tenants) and coalesce(ingest.next_due(t.tenant_id), 'infinity') > p_now
        for update skip locked) l;
   if v_locked is null then return; end if;
 
-  with next as (
-    select t.tenant_id, (
-      -- A seek for each priority: the index begins with (tenant_id, priority, scheduled_at).
-      select pg_catalog.min(first.scheduled_at)
-        from pg_catalog.generate_series(1, 4) as p(priority)
-       cross join lateral (select j.scheduled_at from public.jobs j
-                            where j.tenant_id = t.tenant_id and j.state = 'available' and j.priority = p.priority
-                            order by j.scheduled_at limit 1) first) as due_at
-      from pg_catalog.unnest(v_locked) as t(tenant_id)
+  with next as materialized (
+    select t.tenant_id, ingest.next_due(t.tenant_id) as due_at from pg_catalog.unnest(v_locked) as t(tenant_id)
   ), gone as (
     delete from ingest.turns t using next n where t.tenant_id = n.tenant_id and n.due_at is null
   )

@@ -44,6 +44,7 @@ grant select, insert, delete on public.pages, public.chunks to ingest_worker;
 grant select, insert, delete, update (created_at) on ingest.embeddings to ingest_worker;
 grant execute on function
   ingest.take_turn(uuid, timestamptz),
+  ingest.next_due(uuid),
   ingest.tidy_turns(uuid[], timestamptz),
   ingest.pause_queue(text),
   ingest.resume_queue(text),

@@ -274,7 +274,9 @@ class Queue:
 
 async def _until(yes: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(30):
-        while not await yes():
+        while True:
+            if await yes():
+                return
             await asyncio.sleep(0.002)
 
 
