@@ -10,7 +10,7 @@ A stack keeps everything in one directory and is started there as often as one l
 from __future__ import annotations
 
 import shutil
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -52,6 +52,7 @@ class Stack:
         self._project = project
         self._running: AsyncExitStack | None = None
         self._cluster: Cluster | None = None
+        self._serving = AsyncExitStack()
         self._server: Server | None = None
         self._secrets: Secrets | None = None
 
@@ -69,15 +70,8 @@ class Stack:
             await migrations.push(self.admin_url, self.database_url, self._project)
             await self._let_worker_log_in()
             (self.directory / "storage").mkdir(exist_ok=True)
-            self._server = await started.enter_async_context(
-                running(
-                    self._server_settings(),
-                    port=self._port,
-                    storage=self.directory / "storage",
-                    functions=self._project / "supabase" / "functions",
-                    log=self.directory / "server.log",
-                )
-            )
+            self._serving = await started.enter_async_context(AsyncExitStack())
+            self._server = await self._serving.enter_async_context(self._serve(self._port))
             self.lock.say(self.facts())
             self._running = started.pop_all()
 
@@ -86,6 +80,15 @@ class Stack:
         if self._running is not None:
             running_, self._running = self._running, None
             await running_.aclose()
+
+    async def restart_server(self) -> None:
+        """Stop the Deno process, or bury it, and start another on the same port.
+
+        After a crash of Postgres this is needed: postgres.js 3.4.9 may then end the process, or never answer again.
+        """
+        port = self.server.port
+        await self._serving.aclose()
+        self._server = await self._serving.enter_async_context(self._serve(port))
 
     async def ended(self) -> None:
         """Wait until the server ends by itself, which it should not, and raise StackError then."""
@@ -212,6 +215,15 @@ class Stack:
                 await shape.set_password(admin, WORKER_ROLE, self.secrets.passwords[WORKER_ROLE])
         finally:
             await admin.close()
+
+    def _serve(self, port: int) -> AbstractAsyncContextManager[Server]:
+        return running(
+            self._server_settings(),
+            port=port,
+            storage=self.directory / "storage",
+            functions=self._project / "supabase" / "functions",
+            log=self.directory / "server.log",
+        )
 
     def _server_settings(self) -> dict[str, str]:
         return {

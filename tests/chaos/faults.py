@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 
 from local.stack import Stack
 from tests.chaos.database import Observer
@@ -106,15 +108,20 @@ class Faults:
         for _ in range(50):
             if await self.workers.harm(None, lambda: None):
                 self.done["crash of Postgres"] += 1
-                await asyncio.to_thread(self.stack.cluster.crash)
+                await asyncio.shield(self._last(self._crash_now()))  # once begun it is carried through
                 return
             await asyncio.sleep(0.1)
+
+    async def _crash_now(self) -> None:
+        await asyncio.to_thread(self.stack.cluster.crash)
+        await self.stack.restart_server()
 
     def _anyone(self) -> Worker:
         able = [w for w in self.workers.places if w.lives and not w.stopped and w.id is not None]
         return self.randomness.choice(able or self.workers.places)
 
-    def _last(self, coroutine: object) -> None:
-        task = asyncio.ensure_future(coroutine)  # type: ignore[call-overload]
+    def _last(self, lasting: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(lasting)
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
+        return task

@@ -132,8 +132,10 @@ class Traffic:
         await asyncio.sleep(plan.begins)
         unanswered: list[bytes] = []
         for number, content in enumerate(plan.contents):
-            tries = await self._send(http, "upload" if number == 0 else "overwrite", "POST", f"/object/{_path(plan.name)}",
-                             content=content, headers={"x-upsert": "true", "content-type": "text/plain"})  # fmt: skip
+            tries = await self._send(
+                http, "overwrite" if number else "upload", "POST", f"/object/{_path(plan.name)}",
+                content=content, headers={"x-upsert": "true", "content-type": "text/plain"},
+            )  # fmt: skip
             unanswered += [content] * (tries > 1)
             await asyncio.sleep(plan.pauses[number])
         name = plan.name

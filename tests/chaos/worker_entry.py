@@ -154,8 +154,7 @@ async def main(control_port: int, provider_port: int) -> None:
         real = local.LocalParser(
             max_pages=settings.max_pages, max_text_bytes=settings.max_text_bytes,
             memory_bytes=settings.parse_memory_bytes, cpu_seconds=settings.parse_cpu_seconds,
-            seconds=settings.parse_seconds, allow_unsandboxed=settings.allow_unsandboxed,
-            directory=directory,
+            seconds=settings.parse_seconds, directory=directory, allow_unsandboxed=settings.allow_unsandboxed,
         )  # fmt: skip
         parser, embedder = ChaosParser(real), HttpEmbedder(provider_port)
         stack.push_async_callback(parser.aclose)
