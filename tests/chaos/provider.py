@@ -19,7 +19,7 @@ KILLS = "kills-its-worker"
 _HANG_SECONDS = 3.0
 _STAMP = re.compile(r"Note \S+ line")
 # Charged failures that one document may meet. Five attempts are all that it has; kills want some of them.
-_CHARGED_LIMIT = 2
+_CHARGED_LIMIT = 1
 _SHARES = (
     ("ok", 50), ("429", 30), ("500", 10), ("hang", 5), ("cut", 1.25), ("few", 1.25), ("nan", 1.25), ("size", 1.25),
 )  # fmt: skip

@@ -13,9 +13,9 @@ select (select count(*) from public.jobs where state in ('available', 'running')
 select coalesce(max(extract(epoch from clock_timestamp() - expires_at)), 0)::float8 from ingest.leases;
 
 -- name: cut_waits
--- Waits of a minute or five are not waited for; a provider's own Retry-After is.
+-- Waits of a minute or five are not waited for whole; a provider's own Retry-After is.
 with cut as (
-  update public.jobs set scheduled_at = now() where id in (
+  update public.jobs set scheduled_at = now() + $1 * interval '1 second' where id in (
     select id from public.jobs
      where state = 'available' and scheduled_at > now() + $1 * interval '1 second'
        and error_code is distinct from 'provider_rate_limited'
@@ -30,8 +30,8 @@ select pg_advisory_xact_lock(7150010001);
 
 -- name: last
 -- Three deaths without a finished stage, or five attempts, end a document by design: harm is withheld where it would
--- be the last that a document bears, and done a moment later elsewhere; two attempts are the provider's to fail. A null
--- worker means harm to all.
+-- be the last that a document bears, and done a moment later elsewhere; of the
+-- others one is the provider's to fail, one for Storage's return after a crash. A null worker means harm to all.
 select exists (
   select from public.jobs j join public.documents d on d.id = j.document_id
    where (j.attempt >= 3 or j.rescues >= 2)

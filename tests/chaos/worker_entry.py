@@ -68,8 +68,8 @@ class ObservedDatabase(Database):
 
     async def fetchrow(self, name: str, *arguments: Any) -> asyncpg.Record | None:
         row = await super().fetchrow(name, *arguments)
-        if name == "begin_fetch":
-            await self.control.tell("fetch")
+        if name in ("begin_fetch", "active_model"):
+            await self.control.tell("fetch" if name == "begin_fetch" else "ready")
         return row
 
     async def fetchval(self, name: str, *arguments: Any) -> Any:

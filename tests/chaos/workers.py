@@ -32,6 +32,7 @@ class Worker:
     proxy: Proxy
     process: asyncio.subprocess.Process | None = None
     id: str | None = None
+    ready: bool = False
     stopped: bool = False
     trap: str | None = None
     """The point at which the process is to be killed."""
@@ -72,6 +73,12 @@ class Workers:
 
     async def stop(self) -> None:
         """Stop them in order, and note whoever does not go."""
+        # One that has only just started would end by SIGTERM before it hears it.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_STOP_SECONDS):
+                while not all(worker.ready and worker.lives for worker in self.places):  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+        await asyncio.sleep(0.1)
         self._stopping = True
         for worker in self.places:
             if worker.lives and worker.process is not None:
@@ -164,7 +171,7 @@ class Workers:
     async def _keep(self, worker: Worker) -> None:
         with (self.directory / f"worker-{worker.number}.log").open("ab") as log:
             while not self._stopping:
-                worker.id = None
+                worker.id, worker.ready = None, False
                 worker.process = await asyncio.create_subprocess_exec(
                     sys.executable, "-P", "-m", "tests.chaos.worker_entry",
                     self._control_port(), str(self.provider_port),
@@ -214,6 +221,7 @@ class Workers:
                 worker = next((w for w in self.places if w.process is not None and w.process.pid == said["pid"]), None)
                 if worker is not None:
                     worker.id = said["worker"] or worker.id
+                    worker.ready = worker.ready or said["point"] == "ready"
                     if worker.trap == said["point"]:
                         task = asyncio.create_task(self._kill_within(worker, said["point"]))
                         self._pending.add(task)
