@@ -40,10 +40,13 @@ class Worker:
 
 
 @asynccontextmanager
-async def working(stack: Stack, log: Path | None = None, **settings: str) -> AsyncIterator[Worker]:
+async def working(
+    stack: Stack, log: Path | None = None, *, module: str = "worker", **settings: str
+) -> AsyncIterator[Worker]:
     """Run a worker on `stack` and stop it at the end; it hands back what it has not finished.
 
     It writes to `log`, or where we do. `settings` are SLUICE_ variables; those of our own environment hold too.
+    `module` is another program that takes the command `worker`.
     """
     ours = {name: value for name, value in os.environ.items() if name.startswith("SLUICE_")}
     environment = deno.environment(
@@ -54,7 +57,7 @@ async def working(stack: Stack, log: Path | None = None, **settings: str) -> Asy
     with log.open("ab") if log else nullcontext() as stream:
         # A session of its own: Ctrl-C is for us, and the worker is then stopped in order.
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "worker", "worker", cwd=deno.REPOSITORY, env=environment,
+            sys.executable, "-P", "-m", module, "worker", cwd=deno.REPOSITORY, env=environment,
             stdin=asyncio.subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True,
         )  # fmt: skip
     try:

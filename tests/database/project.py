@@ -120,6 +120,21 @@ class Project:
         )  # fmt: skip
         return [row["id"] for row in rows]
 
+    async def enqueue_rescued(self, tenant: UUID) -> list[int]:
+        """Make a job as one rescue leaves it, due now."""
+        rows = await self.owner.fetch(
+            "with job as (insert into public.jobs (document_id, tenant_id, generation, attempt, claim, rescues)"
+            "  values (gen_random_uuid(), $1, 1, 1, 1, 1) returning id)"
+            " select id, ingest.take_turn($1), pg_notify('ingest_wake', '') from job",
+            tenant,
+        )
+        return [row["id"] for row in rows]
+
+    async def until(self, sql: str, *arguments: Any) -> None:
+        """Ask again until the answer is true; the caller bounds the time."""
+        while not await self.owner.fetchval(sql, *arguments):  # noqa: ASYNC110 - the database tells nobody
+            await asyncio.sleep(0.01)
+
     async def claim(
         self, limit: int = 10, cap: int = 1000, connection: asyncpg.Connection | None = None
     ) -> list[asyncpg.Record]:

@@ -168,3 +168,64 @@ async def test_only_one_rescue_runs_at_a_time(project: Project, database: Databa
     async with other.transaction():
         assert len(await rescue(project, other)) == 1
         assert await rescue(project) == {}
+
+
+async def rescued(project: Project) -> int:
+    """Make a job that was rescued once, and return its id."""
+    (job,) = await project.enqueue(uuid4())
+    await project.claim_one()
+    await expire(project)
+    await rescue(project)
+    return job
+
+
+async def test_a_rescued_job_comes_alone_and_keeps_its_place_in_the_line(project: Project) -> None:
+    first = await project.enqueue(uuid4())
+    suspect = await rescued_among(project, first)
+    tenant = (await project.job(suspect))["tenant_id"]
+    after = await project.enqueue(uuid4(), 2)
+    # The tenants that have just begun to wait come first, as ever; then the suspect, by itself.
+    claims = [{claim["job_id"] for claim in await project.claim(10)} for _ in range(3)]
+    assert claims[0] == {*first, after[0]}
+    assert claims[1:] == [{suspect}, {after[1]}]
+    assert await project.owner.fetchval("select count(*) from ingest.leases where tenant_id = $1", tenant) == 1
+
+
+async def rescued_among(project: Project, waiting: list[int]) -> int:
+    """Let a job be rescued while these wait untouched."""
+    await project.owner.execute("update public.jobs set scheduled_at = now() + interval '1 hour'")
+    job = await rescued(project)
+    await project.owner.execute("update public.jobs set scheduled_at = created_at where id = any ($1)", waiting)
+    await project.owner.execute("update ingest.turns set due_at = now() - interval '1 second'")
+    return job
+
+
+async def test_two_rescued_jobs_never_come_together(project: Project) -> None:
+    tenant = uuid4()
+    jobs = await project.enqueue(tenant, 3)
+    assert len(await project.claim()) == 3
+    await expire(project)
+    await rescue(project)
+    assert [[c["job_id"] for c in await project.claim()] for _ in range(4)] == [[job] for job in jobs] + [[]]
+
+
+async def test_a_suspect_that_only_waits_to_run_alone_is_not_charged_for_its_workers_death(project: Project) -> None:
+    job = await rescued(project)
+    for _ in range(5):
+        claim = await project.claim_one()
+        await mark_begun(project, claim, False)
+        await expire(project)
+        assert await rescue(project) == {job: "available"}
+    row = await project.job(job)
+    assert (row["rescues"], row["attempt"], row["claim"]) == (1, 1, 6)
+
+    for expected in ("available", "discarded"):
+        claim = await project.claim_one()
+        await mark_begun(project, claim, False)
+        await mark_begun(project, claim, True)
+        await expire(project)
+        assert await rescue(project) == {job: expected}
+
+
+async def mark_begun(project: Project, claim: asyncpg.Record, begun: bool) -> None:
+    await project.worker.execute("select ingest.mark_begun($1, $2, $3)", claim["job_id"], claim["claim"], begun)

@@ -1,0 +1,26 @@
+"""A worker like any other, but one document kills it: `python -m tests.integration.killing_worker worker`."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from worker.__main__ import main
+from worker.model import Source
+from worker.pipeline.parse import local
+
+POISON = b"Whoever parses this is killed."
+
+
+class KillingParser(local.LocalParser):
+    """Kills its own process, with signal 9, where the bytes are the poison; parses everything else."""
+
+    async def submit(self, source: Source) -> str:
+        if POISON in source.path.read_bytes():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return await super().submit(source)
+
+
+if __name__ == "__main__":
+    local.LocalParser = KillingParser  # type: ignore[misc]
+    main()
