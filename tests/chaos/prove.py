@@ -1,0 +1,148 @@
+"""`scripts/prove`: the heavy counts; each run is a line in docs/proofs, and docs/reliability.md is made of them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from local import deno
+
+PROOFS = deno.REPOSITORY / "docs" / "proofs"
+PAGE = deno.REPOSITORY / "docs" / "reliability.md"
+# A fault each second or so: over the jobs of all seeds some hundreds of kills at every stage.
+PARTS: dict[str, list[str]] = {
+    "chaos": [f"scripts/chaos --n 1500 --seed {seed} --rate 10 --faults 1.2 --json" for seed in range(1, 8)],
+    "recovery": [
+        "scripts/chaos --n 300 --seed 1 --only-kills --json",
+        "scripts/chaos --n 60 --seed 1 --only-kills --lease 60 --faults 0.2 --rate 1 --json",
+    ],
+    "neighbours": ["scripts/chaos neighbours --n 500"],
+    "ingest": ["scripts/bench"],
+    "search": ["scripts/bench search"],
+}
+_ZERO = {
+    "lost": "lost",
+    "discarded_innocent": "innocent discarded",
+    "committed_twice": "committed twice",
+    "stale_documents": "on old bytes",
+    "orphans": "orphans",
+    "attempts_charged_by_429": "charged by a 429",
+}
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("parts", nargs=-1, type=click.Choice([*PARTS, "page"]))
+def main(parts: tuple[str, ...]) -> None:
+    """Run PARTS (all), one command after another; `page` only writes docs/reliability.md anew."""
+    failed = 0
+    for part in parts or tuple(PARTS):
+        for command in PARTS.get(part, []):
+            click.echo(command)
+            failed += _run(part, command) != 0
+    _write_page()
+    sys.exit(1 if failed else 0)
+
+
+def _run(part: str, command: str) -> int:
+    began, day = time.monotonic(), datetime.now(UTC).strftime("%Y-%m-%d")
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=deno.REPOSITORY, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    done = subprocess.run(
+        command.split(), cwd=deno.REPOSITORY, stdout=subprocess.PIPE, text=True, check=False, timeout=3600
+    )
+    said = done.stdout.strip()
+    line: dict[str, Any] = {
+        "date": day,
+        "commit": commit,
+        "command": command,
+        "exit": done.returncode,
+        "took_seconds": round(time.monotonic() - began, 1),
+    }
+    try:
+        line["report"] = json.loads(said.rpartition("\n")[2])
+    except ValueError:
+        line["said"] = said
+    PROOFS.mkdir(parents=True, exist_ok=True)
+    with (PROOFS / f"{part}.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+    return done.returncode
+
+
+def _lines(part: str) -> list[dict[str, Any]]:
+    path = PROOFS / f"{part}.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def _write_page() -> None:
+    """Put the tables between their marks; what stands around them is written by hand."""
+    text = PAGE.read_text(encoding="utf-8")
+    for part, table in (("chaos", _chaos), ("recovery", _recovery), ("neighbours", _neighbours)):
+        begin, end = f"<!-- {part}: begin -->", f"<!-- {part}: end -->"
+        before, _, rest = text.partition(begin)
+        _, _, after = rest.partition(end)
+        lines = _lines(part)
+        text = f"{before}{begin}\n\n{table(lines) if lines else 'Not run yet.'}\n\n{end}{after}"
+    PAGE.write_text(text, encoding="utf-8")
+
+
+def _chaos(lines: list[dict[str, Any]]) -> str:
+    runs = [(line, line["report"]) for line in lines if "report" in line]
+    table = _table(
+        ["date", "commit", "seed", "jobs", "kills", *_ZERO.values(), "seconds", "exit"],
+        [
+            [line["date"], line["commit"], r["seed"], r["jobs"], r["kills"], *(r[name] for name in _ZERO), r["seconds"],
+             line["exit"]]
+            for line, r in runs
+        ]
+        + [["all", "", "", sum(r["jobs"] for _, r in runs), sum(r["kills"] for _, r in runs),
+            *(sum(r[name] for _, r in runs) for name in _ZERO), round(sum(r["seconds"] for _, r in runs), 1), ""]],
+    )  # fmt: skip
+    injected: dict[str, int] = {}
+    for _, report in runs:
+        for source in ("injected", "provider", "traffic"):
+            for what, count in report[source].items():
+                name = f"provider: {what}" if source == "provider" else what
+                injected[name] = injected.get(name, 0) + count
+    counted = "; ".join(f"{what} {count}" for what, count in sorted(injected.items()))
+    commands = "\n".join(f"    {command}" for command in dict.fromkeys(line["command"] for line, _ in runs))
+    return f"{table}\n\nInjected over all of them: {counted}.\n\nCommands:\n\n{commands}"
+
+
+def _recovery(lines: list[dict[str, Any]]) -> str:
+    return _table(
+        ["date", "commit", "lease s", "jobs held by killed workers", "p50 s", "p99 s", "max s", "command"],
+        [
+            [line["date"], line["commit"], r["lease_seconds"],
+             *(r["recovery_seconds"].get(name, "") for name in ("count", "p50", "p99", "max")), f"`{line['command']}`"]
+            for line in lines if (r := line.get("report"))
+        ],
+    )  # fmt: skip
+
+
+def _neighbours(lines: list[dict[str, Any]]) -> str:
+    names = ("clean", "refused", "kills its parser", "kills its worker")
+    return _table(
+        ["date", "commit", "beside one that", "others ready, at least", "seconds", "times the clean", "its leases",
+         "command"],
+        [
+            [line["date"], line["commit"], name, r[name]["fewest_ready"], r[name]["seconds"],
+             r[name]["times_the_clean"], r[name]["most_leases_of_the_poison"], f"`{line['command']}`"]
+            for line in lines if (r := line.get("report")) for name in names
+        ],
+    )  # fmt: skip
+
+
+def _table(head: list[str], rows: list[list[Any]]) -> str:
+    written = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in row) + " |" for row in written)
+
+
+if __name__ == "__main__":
+    main()
