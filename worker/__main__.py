@@ -26,7 +26,9 @@ from worker.pipeline.ingest import Ingest
 from worker.pipeline.parse.parser import Parser
 from worker.pipeline.workspace import workspace
 from worker.queue.attempt import Attempts
+from worker.queue.broadcast import Broadcast
 from worker.queue.leases import Leases
+from worker.queue.listener import Listener
 from worker.queue.maintenance import Maintenance, Retention
 from worker.queue.reconcile import Reconcile
 from worker.queue.runner import Runner
@@ -84,12 +86,11 @@ async def run_worker(
     randomness = random.Random()  # noqa: S311 - spreads retries and polls; nothing secret
     telemetry.configure(settings.log_level, worker_id)
     database_url = settings.database_url.get_secret_value()
-    listen_url = (settings.listen_database_url or settings.database_url).get_secret_value()
 
     async with contextlib.AsyncExitStack() as stack:
         directory = stack.enter_context(workspace(settings.temp_dir))
         # A connection for each slot, and two for claims, renewals and chores.
-        db = await database.open(database_url, size=settings.slots + 2)
+        db = await database.open(database_url, size=settings.slots + 2, pooler=settings.database_pooler)
         stack.push_async_callback(db.close)
         store = await ObjectStore.open(settings.supabase_url, settings.supabase_secret_key.get_secret_value())
         stack.push_async_callback(store.close)
@@ -102,7 +103,7 @@ async def run_worker(
             db,
             Attempts(db, work, directory, settings.job_seconds, randomness),
             Leases(db, lease_seconds=settings.lease_seconds, renew_seconds=settings.renew_seconds),
-            Wakeups(listen_url, poll_seconds=settings.poll_seconds, randomness=randomness),
+            _wakeups(db, settings, randomness),
             Maintenance(
                 db,
                 randomness=randomness,
@@ -118,9 +119,22 @@ async def run_worker(
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, runner.stop)
-        logger.bind(slots=settings.slots, parser=parser.name, embedder=embedder.model.name).info("worker started")
+        logger.bind(slots=settings.slots, pooler=db.shared, parser=parser.name, embedder=embedder.model.name).info(
+            "worker started"
+        )
         await runner.run()
         logger.info("worker stopped")
+
+
+def _wakeups(db: Database, settings: Settings, randomness: random.Random) -> Wakeups:
+    url, name = settings.listen_database_url, "LISTEN_DATABASE_URL"
+    if url is None:
+        url, name = settings.database_url, "DATABASE_URL"
+    return Wakeups(
+        Listener(db, url.get_secret_value(), name=name),
+        Broadcast(db, settings.supabase_url, settings.supabase_secret_key.get_secret_value()),
+        poll_seconds=settings.poll_seconds, randomness=randomness,
+    )  # fmt: skip
 
 
 async def active_model(db: Database, model: EmbeddingModel) -> ModelId:

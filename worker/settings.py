@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -16,6 +17,10 @@ class Settings(BaseSettings):
     database_url: SecretStr = Field(validation_alias=AliasChoices("DATABASE_URL", "SLUICE_DATABASE_URL"))
     listen_database_url: SecretStr | None = Field(
         default=None, validation_alias=AliasChoices("LISTEN_DATABASE_URL", "SLUICE_LISTEN_DATABASE_URL")
+    )
+    # Whether a pooler stands before DATABASE_URL that gives each transaction another backend; auto asks it.
+    database_pooler: Literal["auto", "session", "transaction"] = Field(
+        default="auto", validation_alias=AliasChoices("DATABASE_POOLER", "SLUICE_DATABASE_POOLER")
     )
     supabase_url: str = Field(validation_alias=AliasChoices("SUPABASE_URL", "SLUICE_SUPABASE_URL"))
     supabase_secret_key: SecretStr = Field(

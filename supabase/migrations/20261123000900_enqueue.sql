@@ -39,6 +39,6 @@ begin
   insert into public.job_events (job_id, document_id, generation, tenant_id, event, state, attempt, claim)
   values (v_id, p_document, p_generation, p_tenant, 'enqueue', 'available', 0, 0);
   perform ingest.take_turn(p_tenant);
-  perform pg_catalog.pg_notify('ingest_wake', '');
+  perform ingest.wake();
   return v_id;
 end $$;

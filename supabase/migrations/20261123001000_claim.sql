@@ -34,7 +34,7 @@ returns boolean language plpgsql set search_path = '' as $$
 begin
   update ingest.queues set paused_at = null where name = p_queue and paused_at is not null;
   if found then
-    perform pg_catalog.pg_notify('ingest_wake', '');
+    perform ingest.wake();
     return true;
   end if;
   if not exists (select 1 from ingest.queues where name = p_queue) then

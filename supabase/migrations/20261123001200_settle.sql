@@ -73,7 +73,7 @@ begin
      cross join (select pg_catalog.count(*) from told) first
   )
   select s.id, s.v from settled s cross join (select pg_catalog.count(*) from turned) t;
-  if p_verdict = 'release' then perform pg_catalog.pg_notify('ingest_wake', ''); end if;
+  if p_verdict = 'release' then perform ingest.wake(); end if;
 end $$;
 
 -- Charged, and tried again after p_delay; discarded when no attempt is left.
@@ -168,7 +168,7 @@ begin
   values (v_job.id, v_job.document_id, v_job.generation, v_job.tenant_id, 'retry', v_job.state, v_job.attempt, v_job.claim,
           '{"by": "operator"}');
   perform ingest.take_turn(v_job.tenant_id);
-  perform pg_catalog.pg_notify('ingest_wake', '');
+  perform ingest.wake();
 end $$;
 
 -- What became of this claim, for whoever lost the answer to a COMMIT: 'held', 'completed' or 'lost'.

@@ -67,5 +67,5 @@ begin
      cross join (select pg_catalog.count(*) from told) first
   )
   select s.id, s.state from saved s cross join (select pg_catalog.count(*) from turned) t;
-  if found then perform pg_catalog.pg_notify('ingest_wake', ''); end if;
+  if found then perform ingest.wake(); end if;
 end $$;

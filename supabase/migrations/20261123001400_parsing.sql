@@ -85,7 +85,7 @@ begin
     select ingest.take_turn(w.tenant_id) from (select distinct tenant_id from woken) w
   )
   select (select pg_catalog.count(*) from woken) + 0 * (select pg_catalog.count(*) from turned) into v_woken;
-  if v_woken > 0 then perform pg_catalog.pg_notify('ingest_wake', ''); end if;
+  if v_woken > 0 then perform ingest.wake(); end if;
   return v_woken;
 end $$;
 

@@ -43,6 +43,8 @@ grant select, insert, delete on public.pages, public.chunks to ingest_worker;
 -- Locking a row wants the right to update one of its columns; no function updates a vector.
 grant select, insert, delete, update (created_at) on ingest.embeddings to ingest_worker;
 grant execute on function
+  ingest.wake(),
+  ingest.want_broadcasts(interval, text),
   ingest.take_turn(uuid, timestamptz),
   ingest.next_due(uuid),
   ingest.tidy_turns(uuid[], timestamptz),

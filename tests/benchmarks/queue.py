@@ -37,6 +37,7 @@ from worker.db.pool import Database
 from worker.model import Claim
 from worker.queue.attempt import Attempts
 from worker.queue.leases import Leases
+from worker.queue.listener import Listener
 from worker.queue.maintenance import Maintenance
 from worker.queue.runner import Runner
 from worker.queue.wakeups import Wakeups
@@ -198,7 +199,8 @@ class Queue:
             await db.fetchval("cancel_job", claim.job_id, claim.number, "measured", "Measured.")
 
         chance = random.Random(1)
-        wakeups = Wakeups(self.access.worker_url, poll_seconds=60, randomness=chance)
+        listener = Listener(db, self.access.worker_url, name="DATABASE_URL")
+        wakeups = Wakeups(listener, poll_seconds=60, randomness=chance)
         runner = Runner(
             db, Attempts(db, work, directory, 60, chance), Leases(db, lease_seconds=60, renew_seconds=15), wakeups,
             Maintenance(db, randomness=chance),

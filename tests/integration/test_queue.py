@@ -30,6 +30,7 @@ from worker.errors import (
 from worker.model import Claim
 from worker.queue.attempt import Attempts
 from worker.queue.leases import Held, Leases
+from worker.queue.listener import Listener
 from worker.queue.maintenance import Maintenance
 from worker.queue.runner import Runner
 from worker.queue.wakeups import Wakeups
@@ -228,10 +229,15 @@ async def test_a_job_that_settles_is_left_out_of_renewals(sql: Project, db: Data
     await held.task
 
 
+def listening_wakeups(db: Database, database: MigratedDatabase) -> Wakeups:
+    listener = Listener(db, database.url("ingest_worker"), name="DATABASE_URL")
+    return Wakeups(listener, poll_seconds=300, randomness=random.Random(1))
+
+
 async def test_a_notification_wakes_and_a_killed_listener_comes_back_and_hears_again(
-    sql: Project, database: MigratedDatabase
+    sql: Project, db: Database, database: MigratedDatabase
 ) -> None:
-    wakeups = Wakeups(database.url("ingest_worker"), poll_seconds=300, randomness=random.Random(1))
+    wakeups = listening_wakeups(db, database)
     await wakeups.wait()  # at the start there may be work already
     listening = asyncio.create_task(wakeups.run())
     async with asyncio.timeout(20):
@@ -258,7 +264,7 @@ def runner(db: Database, database: MigratedDatabase, work: Piece, directory: Pat
         db,
         attempts(db, work, directory),
         Leases(db, lease_seconds=60, renew_seconds=15),
-        Wakeups(database.url("ingest_worker"), poll_seconds=300, randomness=randomness),
+        listening_wakeups(db, database),
         Maintenance(db, randomness=randomness),
         worker_id=uuid4(),
         **settings,

@@ -1,4 +1,4 @@
-"""One connection factory for everything, and calls by name on pooled connections.
+"""A pool, and calls by name on its connections.
 
 What Postgres raises is translated here into the tree of errors.py: by SQLSTATE, never by text.
 """
@@ -9,35 +9,20 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 import asyncpg
 from pgvector.asyncpg import register_vector
 
 from worker.db import queries
+from worker.db.connect import Pooler, connect_options, shares_backends
 from worker.errors import IngestError, Misconfigured, StaleClaim, Superseded, Transient
 
 _CALL_SECONDS = 60.0
-_TRANSACTION_POOLER_PORT = 6543
 
 
 class VectorsMissing(Transient):
     """Vectors that the chunks need are gone: embed again, then publish again."""
-
-
-def connect_options(url: str) -> dict[str, Any]:
-    """Return asyncpg's options for a database URL.
-
-    Without an sslmode in the URL, TLS is required except on loopback: asyncpg's own default falls
-    back to plaintext in silence. Supabase's transaction pooler keeps no prepared statements.
-    """
-    parts = urlsplit(url)
-    options: dict[str, Any] = {"dsn": url, "timeout": 15, "command_timeout": _CALL_SECONDS}
-    if "sslmode" not in parse_qs(parts.query):
-        options["ssl"] = False if parts.hostname in ("127.0.0.1", "::1", "localhost") else "require"
-    if parts.port == _TRANSACTION_POOLER_PORT:
-        options["statement_cache_size"] = 0
-    return options
 
 
 class Session:
@@ -75,16 +60,19 @@ class Database:
     gives. Raises the errors of errors.py.
     """
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
+    def __init__(self, pool: asyncpg.Pool, *, shared: bool) -> None:
         self._pool = pool
+        self.shared = shared
+        """True where a transaction pooler, or what may be one, stands in between."""
 
     @classmethod
-    async def open(cls, url: str, *, size: int) -> Database:
+    async def open(cls, url: str, *, size: int, pooler: Pooler = "auto") -> Database:
         """Connect; raises Misconfigured when the URL, the login or the database is wrong."""
         with translated():
             try:
+                shared = await shares_backends(url, pooler)
                 pool = await asyncpg.create_pool(
-                    **connect_options(url),
+                    **connect_options(url, shared=shared),
                     min_size=1,
                     max_size=size,
                     init=_prepare,
@@ -98,7 +86,7 @@ class Database:
                     f"The database at {host} refused the connection. Check DATABASE_URL: user, password and name.",
                     detail=str(exc),
                 ) from exc
-        return cls(pool)
+        return cls(pool, shared=shared)
 
     async def close(self) -> None:
         """Close all connections, waiting a few seconds at most for calls under way."""

@@ -147,8 +147,11 @@ select ingest.count_objects($1::text);
 -- name: watch_bucket
 select ingest.watch_bucket($1::text);
 
+-- name: want_broadcasts
+select ingest.want_broadcasts($1::interval, $2::text);
+
 -- name: notify
 select pg_notify($1::text, $2::text);
 
--- name: ping
-select 1;
+-- name: backend_pid
+select pg_backend_pid();

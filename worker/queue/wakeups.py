@@ -1,7 +1,15 @@
-"""Wake-ups: hears the database's NOTIFY, so that a job starts at once; the table remains the truth.
+"""Wake-ups, so that a job starts at once: by LISTEN, else by Realtime, else by asking often.
 
-A notification is a hint. Whoever waits here claims after every wake-up, after every reconnect, and
-when the time is up, so that one that was lost costs at most a poll.
+    LISTEN is proven ─────────────────────────► listen      ask every poll_seconds besides
+      │ not heard, or lost three times           ▲
+      ▼                                          │ tried again every few minutes
+    Realtime is proven ───────────────────────► realtime    ask every poll_seconds besides
+      │ not heard, or lost                       ▲
+      ▼                                          │ tried again with growing pauses
+    polling                                                 ask every second
+
+A wake-up is a hint, the table is the truth: whoever waits here claims after every wake-up, after
+every change of the way, and when the time is up.
 """
 
 from __future__ import annotations
@@ -9,38 +17,57 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import secrets
-import socket
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal
 
-import asyncpg
 from loguru import logger
 
-from worker.db import queries
-from worker.db.pool import connect_options
+from worker.queue.source import Source, Unheard
 
-CHANNEL = "ingest_wake"
-_PROOF_SECONDS = 2.0
-_ALIVE_SECONDS = 30.0
-_RECONNECT_CAP_SECONDS = 15.0
-_DEAF_POLL_SECONDS = 1.0
+Way = Literal["listen", "realtime", "polling"]
+
+_UNHEARD_POLL_SECONDS = 1.0
+_LOSSES_BEFORE_REALTIME = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to pause before a way is tried again, in seconds; each is jittered."""
+
+    first: float = 0.25
+    listen_most: float = 15
+    realtime_most: float = 30
+    for_long: float = 300
+    settled: float = 30  # what served for so long begins with short pauses again
 
 
 class Wakeups:
-    """A listener on a connection of its own, kept alive and rebuilt when it dies.
+    """The chain of ways; says in one line which serves and why, at the start and at each change."""
 
-    The URL must be a session or direct connection: through a transaction pooler LISTEN is accepted
-    and nothing ever arrives. Therefore each connection proves itself by hearing its own NOTIFY;
-    while none does, `wait` returns every second instead.
-    """
-
-    def __init__(self, url: str, *, poll_seconds: float, randomness: random.Random) -> None:
-        self._url = url
+    def __init__(
+        self, listener: Source, broadcast: Source | None = None,
+        *, poll_seconds: float, randomness: random.Random, patience: Patience | None = None,
+    ) -> None:  # fmt: skip
+        self._listener = listener
+        self._broadcast = broadcast
         self._poll = poll_seconds
         self._randomness = randomness
+        self._patience = patience or Patience()
         self._woken = asyncio.Event()
         self._woken.set()  # the first wait is none: what is there at the start is claimed at once
-        self.hearing = False
+        self._told: tuple[Way, str] | None = None
+        self._why_not_listen = ""
+        self._fallback: asyncio.Task[None] | None = None
+
+    @property
+    def way(self) -> Way:
+        """On which way wake-ups come now."""
+        return self._told[0] if self._told else "polling"
+
+    @property
+    def hearing(self) -> bool:
+        """Whether wake-ups come at all."""
+        return self.way != "polling"
 
     def wake(self) -> None:
         """Let the next or present `wait` return."""
@@ -48,67 +75,71 @@ class Wakeups:
 
     async def wait(self) -> None:
         """Return at the next wake-up, or after the poll interval give or take a fifth."""
-        seconds = self._poll if self.hearing else min(self._poll, _DEAF_POLL_SECONDS)
+        seconds = self._poll if self.hearing else min(self._poll, _UNHEARD_POLL_SECONDS)
+        # Not wait_for: before Python 3.12 it swallows a cancellation that comes together with the event.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._woken.wait(), seconds * self._randomness.uniform(0.8, 1.2))
+            async with asyncio.timeout(seconds * self._randomness.uniform(0.8, 1.2)):
+                await self._woken.wait()
         self._woken.clear()
 
     async def run(self) -> None:
-        """Listen for ever, until cancelled; reconnects with growing, jittered pauses."""
-        failures = 0
+        """Keep the best way that serves, for ever, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._listen(tasks), name="wake-ups by LISTEN")
+
+    async def _listen(self, tasks: asyncio.TaskGroup) -> None:
+        losses = 0
         while True:
             try:
-                if await self._listen():
-                    failures = 0
-                failures += 1
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as exc:
-                failures += 1
-                logger.bind(error=type(exc).__name__, failures=failures).warning("listener lost")
-            finally:
-                self.hearing = False
-            pause = min(_RECONNECT_CAP_SECONDS, 0.25 * 2 ** min(failures, 10))
-            await asyncio.sleep(pause * self._randomness.uniform(0.5, 1.0))
+                await self._listener.hear(self._listening, self.wake)
+            except Unheard as exc:
+                self._why_not_listen = f"LISTEN does not serve: {exc.why}"
+                if self.way == "listen":
+                    losses = 0
+                    self._turn("polling", self._why_not_listen)
+                losses += 1
+                if exc.for_long or losses >= _LOSSES_BEFORE_REALTIME:
+                    self._fall_back(tasks)
+                await self._pause(losses, self._patience.listen_most, for_long=exc.for_long)
 
-    async def _listen(self) -> bool:
-        """Hold one connection until it dies; return whether it ever heard anything."""
-        connection = await asyncpg.connect(
-            **connect_options(self._url), server_settings={"application_name": "sluice listener"}
-        )
-        calls, died = queries.load(), asyncio.Event()
-        proof, proven = f"proof {secrets.token_hex(8)}", asyncio.Event()
+    def _listening(self) -> None:
+        if self._fallback is not None:
+            self._fallback.cancel()
+            self._fallback = None
+        self._turn("listen", "LISTEN is proven on a connection of its own")
 
-        def heard(_connection: Any, _pid: int, _channel: str, payload: object) -> None:
-            (proven if payload == proof else self._woken).set()
+    def _fall_back(self, tasks: asyncio.TaskGroup) -> None:
+        if self._broadcast is None:
+            self._turn("polling", self._why_not_listen)
+        elif self._fallback is None:
+            self._fallback = tasks.create_task(self._hear_broadcasts(self._broadcast), name="wake-ups by Realtime")
 
-        try:
-            connection.add_termination_listener(lambda _connection: died.set())
-            _keep_alive(connection)
-            await connection.add_listener(CHANNEL, heard)
-            await connection.fetchval(calls["notify"], CHANNEL, proof)
+    async def _hear_broadcasts(self, broadcast: Source) -> None:
+        losses, clock = 0, asyncio.get_running_loop().time
+        while True:
+            began = clock()
             try:
-                await asyncio.wait_for(proven.wait(), _PROOF_SECONDS)
-            except TimeoutError:
-                logger.bind(poll_seconds=_DEAF_POLL_SECONDS).warning(
-                    "LISTEN hears nothing on this connection: polling instead. "
-                    "Set LISTEN_DATABASE_URL to a direct or session-mode connection"
-                )
-                await asyncio.sleep(60)
-                return False
-            self.hearing = True
-            self._woken.set()  # what was notified before we listened
-            logger.info("listening")
-            while not died.is_set():
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(died.wait(), _ALIVE_SECONDS)
-                if not died.is_set():  # a half-open socket says nothing by itself
-                    await connection.fetchval(calls["ping"], timeout=5)
-            return True
-        finally:
-            connection.terminate()
+                await broadcast.hear(lambda: self._turn("realtime", self._why_not_listen), self.wake)
+            except Unheard as exc:
+                self._turn("polling", f"{self._why_not_listen}; Realtime does not serve: {exc.why}")
+                losses = 1 if clock() - began >= self._patience.settled else losses + 1
+                await self._pause(losses, self._patience.realtime_most, for_long=exc.for_long)
 
+    async def _pause(self, losses: int, most: float, *, for_long: bool) -> None:
+        growing = min(most, self._patience.first * 2 ** min(losses, 10))
+        await asyncio.sleep((self._patience.for_long if for_long else growing) * self._randomness.uniform(0.5, 1.0))
 
-def _keep_alive(connection: asyncpg.Connection) -> None:
-    transport = getattr(connection, "_transport", None)
-    sock = transport.get_extra_info("socket") if transport is not None else None
-    if sock is not None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    def _turn(self, way: Way, why: str) -> None:
+        """Take note of the way that serves now; whatever was missed in between is looked for at once."""
+        self._woken.set()
+        if (way, why) == self._told:
+            return
+        self._told = (way, why)
+        every = self._poll if way != "polling" else min(self._poll, _UNHEARD_POLL_SECONDS)
+        said = {
+            "listen": "wake-ups come by LISTEN",
+            "realtime": "wake-ups come by Supabase Realtime",
+            "polling": "no wake-ups come: jobs are looked for often instead",
+        }[way]
+        line = logger.bind(way=way, why=why, poll_seconds=every)
+        (line.info if way != "polling" else line.warning)(said)
