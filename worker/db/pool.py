@@ -86,6 +86,13 @@ class Database:
                     f"The database at {host} refused the connection. Check DATABASE_URL: user, password and name.",
                     detail=str(exc),
                 ) from exc
+            except (OSError, TimeoutError) as exc:
+                raise Misconfigured(
+                    "database_unreachable",
+                    f"The database at {urlsplit(url).hostname} did not answer. Check that DATABASE_URL names the right "
+                    "host and port, and that the database is up.",
+                    detail=f"{type(exc).__name__}: {exc}",
+                ) from exc
         return cls(pool, shared=shared)
 
     async def close(self) -> None:
