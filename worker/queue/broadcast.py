@@ -150,6 +150,9 @@ class _Session:
                 await self._channel.subscribe(self._on_state)
         except Exception as exc:  # noqa: BLE001 - the client raises bare Exceptions, and anything of its transport's
             raise self._unjoined(exc) from None  # what it raises may quote the address, which holds the key
+        reading = getattr(self._client, "_listen_task", None)
+        if reading is not None:
+            reading.add_done_callback(lambda _task: self._stirred.set())  # seen at once, and not at the next look
         self._check()
 
     def _unjoined(self, exc: Exception) -> Unheard:
