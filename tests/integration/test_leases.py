@@ -18,6 +18,7 @@ from worker.db.pool import Database
 from worker.model import Claim
 from worker.queue.attempt import Attempts, Work
 from worker.queue.leases import Leases
+from worker.queue.listener import Listener
 from worker.queue.maintenance import Maintenance
 from worker.queue.runner import Runner
 from worker.queue.wakeups import Wakeups
@@ -44,7 +45,8 @@ def runner(db: Database, url: str, work: Work, directory: Path, *, lease: float 
     chance = random.Random(1)
     return Runner(
         db, Attempts(db, work, directory, 30, chance), Leases(db, lease_seconds=lease, renew_seconds=15),
-        Wakeups(url, poll_seconds=300, randomness=chance), Maintenance(db, randomness=chance, rescue_seconds=0.2),
+        Wakeups(Listener(db, url, name="DATABASE_URL"), poll_seconds=300, randomness=chance),
+        Maintenance(db, randomness=chance, rescue_seconds=0.2),
         worker_id=uuid4(), slots=slots, tenant_cap=100, drain_seconds=5,
     )  # fmt: skip
 
