@@ -206,7 +206,7 @@ async def test_settings_that_are_missing_and_a_database_that_is_not_there_are_to
     wrong = stack.environment() | {"DATABASE_URL": "postgresql://ingest_worker:hunter2@127.0.0.1:1/postgres"}
     away = await sluice(stack, *command, environment=wrong)
     assert away.code == 1
-    assert "database did not answer" in away.err
+    assert "did not answer. Check" in away.err
     assert "hunter2" not in away.err + away.out
     assert "Traceback" not in away.err
 
