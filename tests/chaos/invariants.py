@@ -61,11 +61,11 @@ async def check(observer: Observer, accepted: Sequence[Accepted], blobs: Path) -
             if row["state"] != "failed":
                 found.lost.append(f"poison ({file.poison}) without its verdict: {said}")
         elif row["state"] == "failed":
-            found.discarded_innocent.append(said)
+            found.discarded_innocent.append(f"{said}: {await observer.value('timeline', row['id'])}")
         elif row["state"] != "ready" or row["published_generation"] != row["generation"]:
-            found.lost.append(said)
+            found.lost.append(f"{said}: {await observer.value('timeline', row['id'])}")
         elif not _is_of(chunks.get(row["id"], []), stored):
-            found.stale_documents.append(said)
+            found.stale_documents.append(f"{said}: {await observer.value('timeline', row['id'])}")
     for name in set(objects) - {file.name for file in accepted}:
         found.orphans.append(f"object that nobody keeps: {name}")
 

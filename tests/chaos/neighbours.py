@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import statistics
@@ -15,7 +16,7 @@ from local.errors import StackError
 from local.stack import Stack
 from tests.chaos.database import Observer
 from tests.chaos.provider import Provider
-from tests.chaos.run import new_directory, settled, sign_up
+from tests.chaos.run import Worst, cut_waits, new_directory, settled, sign_up
 from tests.chaos.traffic import Plan, Poison, Traffic, plan_name, text
 from tests.chaos.workers import Workers
 
@@ -84,7 +85,11 @@ async def _measure(count: int, seed: int, lease: float, poison: Poison | None) -
         await Traffic(stack).live(lives)
         try:
             await workers.start(_WORKERS)
-            left = await settled(observer, 300)
+            left = await settled(observer, 300, "neighbours_open")
+            # Nobody waits for the poison document's own pauses.
+            cutting = asyncio.create_task(cut_waits(observer, Worst()))
+            left += await settled(observer, 120)
+            cutting.cancel()
         finally:
             await workers.stop()
             provider.stop()

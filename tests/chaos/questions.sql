@@ -77,6 +77,17 @@ select c.document_id, c.ordinal, c.content, e.embedding::text
          on e.model_id = m.id and e.tenant_id = c.tenant_id and e.content_sha256 = c.content_sha256
  order by c.document_id, c.ordinal;
 
+-- name: timeline
+-- What happened to a document's jobs, kills included.
+select string_agg(format('%s %s', to_char(at, 'HH24:MI:SS.MS'), said), ', ' order by at) from (
+  select e.at, concat_ws(' ', e.event, e.error_code, 'job', e.job_id, 'claim', e.claim, 'attempt', e.attempt, e.stage) as said
+    from public.job_events e where e.document_id = $1::uuid
+  union all
+  select k.at, concat_ws(' ', 'KILL', k.point, 'job', k.job_id, 'claim', k.claim)
+    from chaos.kills k join public.jobs j on j.id = k.job_id where j.document_id = $1::uuid
+  union all
+  select t.at, 'trigger failed: ' || t.message from ingest.trigger_failures t where t.object_id = $1::uuid) t;
+
 -- name: twice
 select format('document %s generation %s was published %s times', document_id, generation, count(*))
   from chaos.publications group by document_id, generation having count(*) > 1
@@ -138,6 +149,10 @@ select coalesce(max(n), 0) from (
 -- From the first claim to the end of the last document that is not poison.
 select extract(epoch from max(j.finalized_at) - (select min(at) from public.job_events where event = 'claim'))::float8
   from public.jobs j join public.documents d on d.id = j.document_id where d.name not like '%/poison%';
+
+-- name: neighbours_open
+select count(*) from public.jobs j join public.documents d on d.id = j.document_id
+ where j.state in ('available', 'running') and d.name not like '%/poison%';
 
 -- name: neighbours_ready
 select count(*) from public.documents where state = 'ready' and name not like '%/poison%';

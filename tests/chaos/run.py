@@ -71,7 +71,7 @@ async def run(settings: Settings, keep: Path | None = None) -> dict[str, Any]:
         traffic = Traffic(stack)
         await workers.start(settings.workers)
         overdue = Worst()
-        housekeeping = asyncio.create_task(_housekeeping(observer, overdue))
+        housekeeping = asyncio.create_task(cut_waits(observer, overdue))
         try:
             injecting = asyncio.create_task(faults.run())
             await traffic.live(plans(settings.count, settings.seed, await sign_up(observer), settings.rate))
@@ -128,7 +128,7 @@ class Worst:
     seconds = 0.0
 
 
-async def _housekeeping(observer: Observer, overdue: Worst) -> None:
+async def cut_waits(observer: Observer, overdue: Worst) -> None:
     """Cut long waits, and look how long leases stand after their end."""
     while True:
         await asyncio.sleep(0.5)
@@ -152,10 +152,10 @@ async def _until_few_are_open(observer: Observer, few: int) -> None:
         await asyncio.sleep(0.1)
 
 
-async def settled(observer: Observer, seconds: float) -> int:
+async def settled(observer: Observer, seconds: float, question: str = "open") -> int:
     """Wait until nothing is open any more, and return how much is after so long."""
     until = time.monotonic() + seconds
-    while (left := int(await observer.value("open"))) and time.monotonic() < until:  # noqa: ASYNC110
+    while (left := int(await observer.value(question))) and time.monotonic() < until:  # noqa: ASYNC110
         await asyncio.sleep(0.1)
     return left
 
