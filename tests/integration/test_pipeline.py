@@ -11,6 +11,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from local import samples
 from local.install import MODELS
 from local.stack import Stack
 from local.worker_process import Worker, working
@@ -53,26 +54,35 @@ async def test_an_upload_becomes_searchable_for_its_owner_and_for_nobody_else(
     assert jobs == []
 
 
-async def test_every_chunk_is_the_slice_of_the_text_that_it_names_and_lies_on_its_pages(
-    worker: Worker, project: Project, ada: Person
+async def test_every_chunk_of_every_sample_is_the_slice_that_it_names_and_lies_on_its_pages(
+    worker: Worker, project: Project, ada: Person, tmp_path: Path
 ) -> None:
-    path = await ada.upload("slices.md", handbook(30), mime_type="text/markdown")
-    document = await project.settled(path)
+    samples.write(tmp_path)
+    files = sorted(tmp_path.iterdir())
+    paths = [await ada.upload(file.name, file.read_bytes()) for file in files]
 
-    pages = await project.connection.fetch(
-        "select page, markdown from public.pages where parse_id = $1 order by page", document["published_parse_id"]
-    )
-    chunks = await project.connection.fetch(
-        "select * from public.chunks where document_id = $1 order by ordinal", document["id"]
-    )
+    for path in paths:
+        document = await project.settled(path)
+        pages = await project.connection.fetch(
+            "select page, markdown from public.pages where parse_id = $1 order by page", document["published_parse_id"]
+        )
+        chunks = await project.connection.fetch(
+            "select * from public.chunks where document_id = $1 order by ordinal", document["id"]
+        )
+        text, spans = "", []
+        for row in pages:
+            text += "\n\n" if spans else ""
+            spans.append((row["page"], len(text), len(text) + len(row["markdown"])))
+            text += row["markdown"]
 
-    text = "\n\n".join(row["markdown"] for row in pages)
-    assert [row["ordinal"] for row in chunks] == list(range(document["chunk_count"]))
-    assert all(text[row["char_start"] : row["char_end"]] == row["content"] for row in chunks)
-    assert all(
-        hashlib.sha256(f"{row['context']}\0{row['content']}".encode()).digest() == row["content_sha256"]
-        for row in chunks
-    )
+        assert [row["ordinal"] for row in chunks] == list(range(document["chunk_count"]))
+        for row in chunks:
+            assert text[row["char_start"] : row["char_end"]] == row["content"]
+            touched = [page for page, start, end in spans if start < row["char_end"] and end > row["char_start"]]
+            assert (touched[0], touched[-1]) == (row["page_start"], row["page_end"])
+            key = hashlib.sha256(f"{row['context']}\0{row['content']}".encode()).digest()
+            assert key == row["content_sha256"]
+    assert len(files) >= 5
 
 
 async def test_an_overwrite_makes_generation_two_without_a_moment_without_chunks(
