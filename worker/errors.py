@@ -3,6 +3,7 @@
     IngestError                 code, public_message, detail
     ├── Transient               retry     charged; network, 5xx, time-outs, deadlocks
     ├── Throttled               snooze    not charged; a provider's limit, for as long as it says
+    ├── Unavailable             snooze    not charged; a service that every document needs does not answer
     ├── Waiting                 snooze    not charged; another job is doing this work already
     ├── Interrupted             release   not charged; this worker is shutting down
     ├── Moved                   release   not charged; the object was renamed while it was read
@@ -50,6 +51,16 @@ class Throttled(IngestError):
     def __init__(self, code: str, public_message: str, *, retry_after: float, detail: str | None = None) -> None:
         super().__init__(code, public_message, detail=detail)
         self.retry_after = retry_after
+
+
+class Unavailable(IngestError):
+    """A service that every document needs does not answer: not charged, and looked at again with growing pauses.
+
+    Five attempts are over in a minute or two, which outages are not. For what a document itself may cause there is
+    Transient.
+    """
+
+    verdict = "snooze"
 
 
 class Waiting(IngestError):
@@ -108,6 +119,7 @@ __all__ = [
     "Superseded",
     "Throttled",
     "Transient",
+    "Unavailable",
     "Verdict",
     "Waiting",
 ]

@@ -12,7 +12,8 @@ create function ingest.settle_jobs(
   p_message  text default null,                            -- for the tenant's people
   p_raw      text default null,                            -- for operators
   p_bounded  boolean default false,                        -- a snooze that gives up a day after the first
-  p_detail   jsonb default null
+  p_detail   jsonb default null,
+  p_growing  boolean default false                         -- the delay grows to half the time since the first such snooze
 )
 returns table (job_id bigint, verdict text) language plpgsql set search_path = '' set jit = off as $$
 #variable_conflict use_column
@@ -43,7 +44,10 @@ begin
            -- Only snoozes that end by age count it: after a day of our own wrong key a first 429 is the first.
            snoozing_since = case when d.v = 'snooze' and p_bounded then coalesce(j.snoozing_since, pg_catalog.now())
                                  when d.v = 'release' then j.snoozing_since end,
-           scheduled_at = case when d.v in ('retry', 'snooze', 'release') then pg_catalog.now() + p_delay else j.scheduled_at end,
+           scheduled_at = case when d.v in ('retry', 'snooze', 'release')
+             then pg_catalog.now() + case when p_growing then greatest(p_delay, least((pg_catalog.now() - j.snoozing_since) / 2, interval '15 minutes'))
+                                          else p_delay end
+             else j.scheduled_at end,
            error_code = case when d.v = 'discard' then coalesce(p_code, 'internal') when d.v <> 'complete' then p_code end,
            error_message = case when d.v <> 'complete' then p_message end
       from decided d where j.id = d.job_id                 -- no j.state here: it would choose the partial index
@@ -83,10 +87,11 @@ returns text language sql set search_path = '' as $$
 $$;
 
 -- Not charged: tried again after p_delay. p_bounded: discarded a day after the first such snooze.
+-- p_growing: for an outage, whose end nobody announces: the delay grows with it, to 15 minutes at most.
 --
 -- A job that waits for a parse goes on at once when the parse has ended meanwhile. Its row is locked
 -- for that: whoever ends the parse either sees this job asleep or is seen here.
-create function ingest.snooze_job(p_job bigint, p_claim bigint, p_delay interval, p_code text, p_message text, p_raw text, p_bounded boolean)
+create function ingest.snooze_job(p_job bigint, p_claim bigint, p_delay interval, p_code text, p_message text, p_raw text, p_bounded boolean, p_growing boolean default false)
 returns text language plpgsql set search_path = '' as $$
 declare
   v_verdict  text;
@@ -94,7 +99,7 @@ declare
   v_state    text;
 begin
   select s.verdict into v_verdict
-    from ingest.settle_jobs(array[p_job], array[p_claim], 'snooze', p_delay, p_code, p_message, p_raw, p_bounded) s;
+    from ingest.settle_jobs(array[p_job], array[p_claim], 'snooze', p_delay, p_code, p_message, p_raw, p_bounded, p_growing => p_growing) s;
   if v_verdict = 'snooze' then
     select p.id, p.state into v_parse, v_state
       from ingest.job_details w join ingest.parses p on p.id = w.awaiting_parse_id where w.job_id = p_job for share of p;

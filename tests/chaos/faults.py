@@ -7,10 +7,12 @@ import random
 from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
+
+import asyncpg
 
 from local.stack import Stack
-from tests.chaos.database import Observer
+from tests.chaos.database import QUESTIONS, Observer
 from tests.chaos.proxy import AtCommit
 from tests.chaos.workers import Worker, Workers
 
@@ -18,6 +20,7 @@ from tests.chaos.workers import Worker, Workers
 POINTS = ("claim", "fetch", "parse", "chunk", "embed", "publish", "commit: kill before", "commit: kill after")
 _AT_COMMIT: tuple[AtCommit, ...] = ("cut before", "lose the answer", "terminate")
 _TRAP_SECONDS = 2.0
+T = TypeVar("T")
 
 
 @dataclass
@@ -32,7 +35,7 @@ class Faults:
     lease_seconds: float
     only_kills: bool = False
     done: Counter[str] = field(default_factory=Counter)
-    _under_way: set[asyncio.Task[None]] = field(default_factory=set)
+    _under_way: set[asyncio.Task[Any]] = field(default_factory=set)
     _kills: int = 0
 
     async def run(self) -> None:
@@ -86,16 +89,23 @@ class Faults:
 
     async def _terminate(self) -> None:
         worker = self._anyone()
-        if await self.workers.harm(worker, lambda: None):
-            ended = await self.observer.fetch("end_backends", worker.proxy.ports)
+
+        async def end(connection: asyncpg.Connection) -> None:
+            ended = await connection.fetch(QUESTIONS["end_backends"], worker.proxy.ports)
             self.done["terminated backends"] += len(ended)
+
+        await self.workers.harm(worker, end)
 
     async def _pause(self) -> None:
         self._last(self.workers.pause(self._anyone(), self.lease_seconds + self.randomness.uniform(0.5, 2)))
 
     async def _swallow(self) -> None:
         worker = self._anyone()
-        if await self.workers.harm(worker, worker.proxy.close_road):
+
+        async def close(_: asyncpg.Connection) -> None:
+            worker.proxy.close_road()
+
+        if await self.workers.harm(worker, close):
             self.done["black hole"] += 1
             seconds = self.lease_seconds + self.randomness.uniform(0, 2)
             self._last(worker.proxy.open_road(seconds, then_cut=self.randomness.random() < 0.5))
@@ -106,21 +116,26 @@ class Faults:
 
     async def _crash(self) -> None:
         for _ in range(50):
-            if await self.workers.harm(None, lambda: None):
-                self.done["crash of Postgres"] += 1
-                await asyncio.shield(self._last(self._crash_now()))  # once begun it is carried through
+            # Once begun it is carried through.
+            if await asyncio.shield(self._last(self._crash_unless_last())):
                 return
             await asyncio.sleep(0.1)
 
-    async def _crash_now(self) -> None:
-        await asyncio.to_thread(self.stack.cluster.crash)
+    async def _crash_unless_last(self) -> bool:
+        async def crash(_: asyncpg.Connection) -> None:
+            await asyncio.to_thread(self.stack.cluster.crash)
+
+        if not await self.workers.harm(None, crash):
+            return False
+        self.done["crash of Postgres"] += 1
         await self.stack.restart_server()
+        return True
 
     def _anyone(self) -> Worker:
         able = [w for w in self.workers.places if w.lives and not w.stopped and w.id is not None]
         return self.randomness.choice(able or self.workers.places)
 
-    def _last(self, lasting: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _last(self, lasting: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(lasting)
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)

@@ -20,9 +20,6 @@ create trigger chaos_completion after update of state on public.jobs for each ro
 
 create table chaos.kills (at timestamptz, point text, job_id bigint, claim bigint);
 
--- The cluster does not wait for disks; a commit that was answered must outlive a crash of its processes all the same.
-alter database postgres set synchronous_commit = on;
-
 -- A document meets more faults in a run than in a year, and on a busy machine its time-outs besides: five attempts would
 -- end an innocent one by design, which is not what a run looks for.
 alter table public.jobs alter column max_attempts set default 10;

@@ -10,9 +10,11 @@ import random
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import asyncpg
 
 from local import deno
 from local.stack import Stack
@@ -98,13 +100,18 @@ class Workers:
             if self._server is not None:
                 self._server.close()
 
-    async def harm(self, worker: Worker | None, do: Callable[[], object], kill: str | None = None) -> bool:
+    async def harm(
+        self, worker: Worker | None, do: Callable[[asyncpg.Connection], Awaitable[object]], kill: str | None = None
+    ) -> bool:
         """Do something to a worker (None: to all) unless it would be the last that some document bears.
 
-        Returns whether it was done. `kill` names the point at which it kills the worker.
+        Returns whether it was done. `do` gets the connection whose transaction keeps all claims waiting meanwhile,
+        which it may lose: a claim made between the look and the harm would not have been looked at. `kill` names the
+        point at which it kills the worker.
         """
         if worker is not None and (worker.id is None or not worker.lives):
             return False
+        done = False
         try:
             async with self.observer.transaction() as connection:
                 await connection.execute(QUESTIONS["no_claims"])
@@ -112,19 +119,20 @@ class Workers:
                     return False
                 if worker is not None and not worker.lives:
                     return False
-                do()
+                done = True
+                await do(connection)
                 if worker is not None:
                     if kill is not None:
                         await connection.execute(QUESTIONS["note_kill"], worker.id, kill)
                     await connection.fetch(QUESTIONS["end_claims"], worker.proxy.ports)
         except LOST:
-            return False
+            return done
         return True
 
     async def kill(self, worker: Worker, point: str, first: Callable[[], object] | None = None) -> bool:
         """Kill -9 the process of a place, unless some document could not bear it; whether it was done."""
 
-        def shoot() -> None:
+        async def shoot(_: asyncpg.Connection) -> None:
             if first is not None:
                 first()
             if worker.process is not None:
@@ -141,11 +149,12 @@ class Workers:
     async def pause(self, worker: Worker, seconds: float) -> None:
         """SIGSTOP a process for so long."""
         process = worker.process
-        if (
-            process is None
-            or worker.stopped
-            or not await self.harm(worker, lambda: process.send_signal(signal.SIGSTOP))
-        ):
+
+        async def stop(_: asyncpg.Connection) -> None:
+            if process is not None:
+                process.send_signal(signal.SIGSTOP)
+
+        if process is None or worker.stopped or not await self.harm(worker, stop):
             return
         worker.stopped = True
         self.done["stop"] += 1
@@ -161,9 +170,15 @@ class Workers:
         await self.observer.fetch("end_backend", port)
 
     def _proxy(self, number: int) -> Proxy:
+        async def harm(do: Callable[[], None]) -> bool:
+            async def now(_: asyncpg.Connection) -> None:
+                do()
+
+            return await self.harm(self.places[number], now)
+
         return Proxy(
             self.stack.cluster.port,
-            harm=lambda do: self.harm(self.places[number], do),
+            harm=harm,
             kill=lambda point, first=None: self.kill(self.places[number], point, first),
             terminate=self.terminate_port,
         )

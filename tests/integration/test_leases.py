@@ -14,6 +14,7 @@ import pytest
 
 from tests.conftest import Database as MigratedDatabase
 from tests.database.project import Project
+from tests.silent_line import SilentLine
 from worker.db.pool import Database
 from worker.model import Claim
 from worker.queue.attempt import Attempts, Work
@@ -206,3 +207,33 @@ async def test_a_waiting_suspect_is_handed_back_uncharged_when_its_worker_is_sto
     for job, attempt in ((neighbour, 0), (suspect, 1)):
         row = await sql.job(job)
         assert (row["state"], row["attempt"], row["error_code"]) == ("available", attempt, "worker_stopped")
+
+
+async def test_a_line_that_went_silent_costs_no_lease(sql: Project, database: MigratedDatabase) -> None:
+    async with SilentLine(database.url("ingest_worker")).open() as line:
+        db = await Database.open(line.url, size=2)
+        leases = Leases(db, lease_seconds=3, renew_seconds=0.5)
+        await sql.upload(await sql.user())
+        claim = await sql.claim_one()
+        since = asyncio.get_running_loop().time()
+        values = dict(claim)
+        work = asyncio.create_task(asyncio.Event().wait())
+        leases.hold(Claim(number=values.pop("claim"), **values), lambda _: work, since)  # type: ignore[arg-type,return-value]
+        renewing = asyncio.create_task(leases.run())
+        try:
+            async with asyncio.timeout(20):
+                await sql.owner.execute("update ingest.leases set expires_at = now()")
+                await sql.until("select expires_at > now() from ingest.leases")
+
+                assert line.silence() >= 1
+                silent = await sql.owner.fetchval("select expires_at from ingest.leases")
+
+                await sql.until("select expires_at > $1::timestamptz + interval '1 second' from ingest.leases", silent)
+            assert not work.done()
+        finally:
+            renewing.cancel()
+            await asyncio.gather(renewing, return_exceptions=True)
+            for held in leases.held():
+                leases.drop(held)
+            work.cancel()
+            await db.close()

@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import Database as MigratedDatabase
 from tests.database.project import Project
 from worker.db.pool import Database
-from worker.errors import Misconfigured, Throttled, Waiting
+from worker.errors import Misconfigured, Throttled, Unavailable, Waiting
 from worker.model import Claim
 from worker.pipeline.limits import Limits
 from worker.queue.attempt import Attempts
@@ -156,11 +156,12 @@ async def due_again(sql: Project, days: float = 0) -> Claim:
     [
         Throttled("provider_rate_limited", "Wait.", retry_after=30),
         Waiting("parse_in_progress", "Wait.", retry_after=30),
+        Unavailable("storage_unreachable", "Wait."),
     ],
-    ids=["Throttled", "Waiting"],
+    ids=["Throttled", "Waiting", "Unavailable"],
 )
 async def test_a_limit_is_never_an_attempt_and_ends_a_day_after_the_first(
-    sql: Project, db: Database, tmp_path: Path, pause: Throttled | Waiting
+    sql: Project, db: Database, tmp_path: Path, pause: Throttled | Waiting | Unavailable
 ) -> None:
     steps, claim = Steps(db, tmp_path), await uploaded(sql)
     for _ in range(8):  # more often than there are attempts
@@ -171,6 +172,22 @@ async def test_a_limit_is_never_an_attempt_and_ends_a_day_after_the_first(
     await steps.end(claim, pause)
     job = await sql.job(claim.job_id)
     assert (job["state"], job["error_code"]) == ("discarded", pause.code)
+
+
+@pytest.mark.parametrize(("since", "least", "most"), [(0, 5, 15), (60, 30, 30), (600, 300, 300), (36_000, 900, 900)])
+async def test_pauses_grow_with_an_outage_to_a_quarter_of_an_hour(
+    sql: Project, db: Database, tmp_path: Path, since: int, least: int, most: int
+) -> None:
+    steps, claim = Steps(db, tmp_path), await uploaded(sql)
+    outage = Unavailable("storage_unreachable", "Storage did not answer.")
+    await steps.end(claim, outage)
+    claim = await due_again(sql)
+    await sql.owner.execute("update public.jobs set snoozing_since = now() - $1::interval", timedelta(seconds=since))
+
+    await steps.end(claim, outage)
+
+    left = (await sql.job(claim.job_id))["scheduled_at"] - await sql.owner.fetchval("select now()")
+    assert least - 1 <= left.total_seconds() <= most + 1
 
 
 async def test_a_wrong_key_of_ours_never_ends_a_job_and_alerts_once(sql: Project, db: Database, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from worker.errors import (
     Superseded,
     Throttled,
     Transient,
+    Unavailable,
     Waiting,
 )
 from worker.model import Claim
@@ -97,7 +98,8 @@ INVALID = "The file cannot be read."
 @pytest.mark.parametrize(
     ("error", "state", "attempt", "code"),
     [
-        (Transient("storage_unreachable", "Later."), "available", 1, "storage_unreachable"),
+        (Transient("provider_failed", "Later."), "available", 1, "provider_failed"),
+        (Unavailable("storage_unreachable", "Later."), "available", 0, "storage_unreachable"),
         (Throttled("provider_rate_limited", "Later.", retry_after=9), "available", 0, "provider_rate_limited"),
         (Waiting("parse_in_progress", "Later.", retry_after=9), "available", 0, "parse_in_progress"),
         (Misconfigured("provider_key", "Our key is wrong."), "available", 0, "provider_key"),

@@ -121,14 +121,25 @@ class Database:
     async def transaction(self) -> AsyncIterator[Session]:
         """Give a session whose calls commit together when the block ends, or not at all."""
         with translated():
-            async with self._pool.acquire(timeout=_CALL_SECONDS) as connection, connection.transaction():
+            async with self._connection() as connection, connection.transaction():
                 yield Session(connection)
 
     @contextlib.asynccontextmanager
     async def _session(self) -> AsyncIterator[Session]:
         with translated():
-            async with self._pool.acquire(timeout=_CALL_SECONDS) as connection:
+            async with self._connection() as connection:
                 yield Session(connection)
+
+    @contextlib.asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Any]:
+        async with self._pool.acquire(timeout=_CALL_SECONDS) as connection:
+            try:
+                yield connection
+            except (TimeoutError, asyncio.CancelledError):
+                # Giving it back would wait for the database to answer, a minute on a line that went silent: renewals
+                # that were cancelled in time would lose every lease all the same.
+                connection.terminate()
+                raise
 
 
 async def _prepare(connection: asyncpg.Connection) -> None:

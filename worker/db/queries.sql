@@ -66,7 +66,7 @@ select ingest.publish($1::bigint, $2::bigint, $3::smallint, $4::bigint, $5::text
 select ingest.retry_job($1::bigint, $2::bigint, $3::interval, $4::text, $5::text, $6::text);
 
 -- name: snooze_job
-select ingest.snooze_job($1::bigint, $2::bigint, $3::interval, $4::text, $5::text, $6::text, $7::boolean);
+select ingest.snooze_job($1::bigint, $2::bigint, $3::interval, $4::text, $5::text, $6::text, $7::boolean, $8::boolean);
 
 -- name: release_jobs
 select release_jobs from ingest.release_jobs($1::bigint[], $2::bigint[], $3::text);

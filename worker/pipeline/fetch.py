@@ -11,7 +11,7 @@ import httpx
 from supabase import AsyncClient, AsyncClientOptions, StorageException, acreate_client
 
 from worker.db.pool import Database
-from worker.errors import Misconfigured, Moved, Rejected, Superseded, Transient
+from worker.errors import Misconfigured, Moved, Rejected, Superseded, Transient, Unavailable
 from worker.model import Claim, Source
 from worker.pipeline.filetype import sniff
 
@@ -49,7 +49,7 @@ class ObjectStore:
         """Stream an object into `path` and return its size in bytes and its SHA-256.
 
         Raises NotFound, Rejected beyond max_bytes whatever length was declared, Misconfigured when our
-        key is refused, Transient for everything that may pass.
+        key is refused, Unavailable while Storage does not answer.
         """
         try:
             signed = await self._client.storage.from_(bucket).create_signed_url(name, _URL_SECONDS)
@@ -139,8 +139,8 @@ def _too_large(size: int, max_bytes: int) -> Rejected:
     )
 
 
-def _unreachable(detail: str) -> Transient:
-    return Transient(
+def _unreachable(detail: str) -> Unavailable:
+    return Unavailable(
         "storage_unreachable",
         "Storage did not answer. It is tried again by itself; nothing needs to be done.",
         detail=detail,

@@ -25,6 +25,7 @@ from worker.errors import (
     Superseded,
     Throttled,
     Transient,
+    Unavailable,
     Waiting,
 )
 from worker.model import Claim, JobId
@@ -34,6 +35,7 @@ from worker.telemetry import about
 _RETRY_BASE_SECONDS = 5.0
 _RETRY_CAP_SECONDS = 900.0
 _MISCONFIGURED_SECONDS = 300.0
+_UNAVAILABLE_SECONDS = 10.0
 _LONGEST_SNOOZE_SECONDS = 3600.0
 _ALERTS_REMEMBERED = 10_000
 _SETTLE_TRIES = 4
@@ -166,11 +168,15 @@ class Attempts:
             case Throttled() | Waiting() as pause:
                 # What a server claims may be anything: looked at again within the hour.
                 delay = timedelta(seconds=min(max(0.0, pause.retry_after), _LONGEST_SNOOZE_SECONDS))
-                verdict = await self.db.fetchval("snooze_job", *ids, delay, code, message, raw, True)
+                verdict = await self.db.fetchval("snooze_job", *ids, delay, code, message, raw, True, False)
+            case Unavailable():
+                # The database lets the pause grow with the outage: half as long as it has lasted.
+                delay = timedelta(seconds=_UNAVAILABLE_SECONDS * self.randomness.uniform(0.5, 1.5))
+                verdict = await self.db.fetchval("snooze_job", *ids, delay, code, message, raw, True, True)
             case Misconfigured():
                 await self._alert(claim, error)
                 delay = timedelta(seconds=_MISCONFIGURED_SECONDS)
-                verdict = await self.db.fetchval("snooze_job", *ids, delay, code, message, raw, False)
+                verdict = await self.db.fetchval("snooze_job", *ids, delay, code, message, raw, False, False)
             case IngestError(verdict="release"):
                 released = await self.db.fetch("release_jobs", [ids[0]], [ids[1]], code)
                 verdict = "release" if released else None

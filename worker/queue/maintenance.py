@@ -14,6 +14,7 @@ from worker.db.pool import Database
 from worker.errors import IngestError
 from worker.queue.reconcile import Reconcile
 
+_RESCUE_PATIENCE_SECONDS = 10.0
 _PRUNE_BATCH = 1000
 _PRUNE_LULL_SECONDS = 0.2
 
@@ -23,6 +24,8 @@ class _Chore:
     seconds: float
     name: str
     do: Callable[[], Awaitable[int]]
+    patience: float | None = None
+    """Seconds after which it is given up; what takes long by nature has none, but a limit for each of its calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ class Maintenance:
         self._retention = retention or Retention()
         self._randomness = randomness
         self._chores: tuple[_Chore, ...] = (
-            _Chore(rescue_seconds, "rescue", self.rescue),
+            _Chore(rescue_seconds, "rescue", self.rescue, _RESCUE_PATIENCE_SECONDS),
             _Chore(60, "sweep tombstones", self._tombstones),
             _Chore(300, "sweep parses", self._parses),
             _Chore(1800, "sweep embeddings", self._embeddings),
@@ -73,13 +76,17 @@ class Maintenance:
     async def _repeat(self, chore: _Chore) -> None:
         while True:
             try:
-                count = await chore.do()
+                # A connection that went silent must not keep the next sweep waiting.
+                async with asyncio.timeout(chore.patience):
+                    count = await chore.do()
                 if count:
                     logger.bind(count=count).info(chore.name)
             except IngestError as exc:
                 logger.bind(code=exc.code, detail=exc.detail).warning(f"{chore.name} failed")
-            # Workers that started together must not sweep together.
-            await asyncio.sleep(chore.seconds * self._randomness.uniform(0.8, 1.2))
+            except TimeoutError:
+                logger.bind(seconds=chore.patience).warning(f"{chore.name} was not answered")
+            # Workers that started together must not sweep together; the interval is the longest that anybody waits.
+            await asyncio.sleep(chore.seconds * self._randomness.uniform(0.6, 1.0))
 
     async def rescue(self) -> int:
         """Return jobs whose lease ran out to the queue; another worker may be doing it already."""

@@ -26,6 +26,8 @@ from worker.queue.maintenance import Maintenance
 from worker.queue.wakeups import Wakeups
 
 _RELEASE_SECONDS = 10.0
+_CLAIM_SECONDS = 10.0
+"""A claim takes milliseconds; a connection that went silent would otherwise idle the worker for a minute."""
 
 
 class Runner:
@@ -87,7 +89,11 @@ class Runner:
             if free <= 0 or self._stopping.is_set():
                 continue
             try:
-                await self._claim(free)
+                async with asyncio.timeout(_CLAIM_SECONDS):
+                    await self._claim(free)
+            except TimeoutError:
+                # Answered or not: what it may have claimed is rescued when its lease ends.
+                logger.bind(seconds=_CLAIM_SECONDS).warning("claim was not answered")
             except IngestError as exc:
                 logger.bind(code=exc.code, detail=exc.detail).warning("claim failed")
 
