@@ -24,14 +24,15 @@ from tests.chaos.run import Settings, passed, run
 @click.option("--workers", type=click.IntRange(2, 16), default=3, show_default=True)
 @click.option("--lease", type=click.FloatRange(1, 3600), default=2.0, show_default=True, help="Seconds.")
 @click.option("--only-kills", is_flag=True, help="Kill workers and nothing else, to measure recovery.")
+@click.option("--unfenced", is_flag=True, help="Take the fence away first; what follows must be found.")
 @click.option("--keep", type=click.Path(path_type=Path), help="A new folder for the database and the workers' logs.")
 @click.option("--json", "only_json", is_flag=True, help="Print nothing but the JSON line.")
 def main(
-    count: int, seed: int, rate: float, faults: float, workers: int, lease: float, only_kills: bool, keep: Path | None,
-    only_json: bool,
+    count: int, seed: int, rate: float, faults: float, workers: int, lease: float, only_kills: bool, unfenced: bool,
+    keep: Path | None, only_json: bool,
 ) -> None:  # fmt: skip
     """Run the queue under faults, and exit 0 only when nothing was lost, doubled or left behind."""
-    settings = Settings(count, seed, workers, rate, faults, lease, only_kills)
+    settings = Settings(count, seed, workers, rate, faults, lease, only_kills, unfenced)
     try:
         status = interrupt.run(_report(settings, keep, only_json))
     except StackError as error:

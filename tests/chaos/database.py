@@ -36,11 +36,13 @@ class Observer:
         self._connection: asyncpg.Connection | None = None
         self._turn = asyncio.Lock()
 
-    async def prepare(self) -> None:
-        """Install what notes effects, and make the model of the run the active one."""
+    async def prepare(self, *, unfenced: bool = False) -> None:
+        """Install what notes effects, and make the model of the run the active one; `unfenced` takes the fence away."""
         async with self._turn:
             connection = await self._connected()
             await connection.execute((_HERE / "schema.sql").read_text(encoding="utf-8"))
+            if unfenced:
+                await connection.execute((_HERE / "sabotage.sql").read_text(encoding="utf-8"))
             await connection.execute(QUESTIONS["add_model"], MODEL.provider, MODEL.name, MODEL.dimensions)
 
     async def fetch(self, question: str, *arguments: Any) -> Sequence[asyncpg.Record]:

@@ -40,8 +40,8 @@ class Faults:
 
     async def run(self) -> None:
         """Inject for ever."""
-        draws = {self._kill: 50, self._at_commit: 18, self._terminate: 10, self._pause: 9, self._swallow: 6,
-                 self._deafen: 5, self._crash: 2}  # fmt: skip
+        draws = {self._kill: 45, self._at_commit: 16, self._terminate: 10, self._hold: 12, self._pause: 8,
+                 self._swallow: 6, self._deafen: 4, self._crash: 2}  # fmt: skip
         if self.only_kills:
             draws = {self._kill: 1}
         # Each kind once before chance decides, so that a short run meets all of them.
@@ -60,7 +60,7 @@ class Faults:
         if self._under_way:
             await asyncio.wait(self._under_way)
         for worker in self.workers.places:
-            worker.trap = worker.proxy.at_commit = None
+            worker.trap = worker.proxy.at_commit = worker.held_publish = worker.proxy.hold_copy = None
 
     async def _kill(self) -> None:
         worker = self._anyone()
@@ -98,6 +98,10 @@ class Faults:
 
     async def _pause(self) -> None:
         self._last(self.workers.pause(self._anyone(), self.lease_seconds + self.randomness.uniform(0.5, 2)))
+
+    async def _hold(self) -> None:
+        # What is being settled is not renewed: another worker has the job, and has mostly done it, when this goes on.
+        self._anyone().held_publish = 2 * self.lease_seconds + self.randomness.uniform(1, 5)
 
     async def _swallow(self) -> None:
         worker = self._anyone()

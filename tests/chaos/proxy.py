@@ -11,6 +11,9 @@ from typing import Any, Literal, Protocol
 # The end of every transaction of asyncpg: a simple query of its own.
 _COMMIT = b"Q\x00\x00\x00\x0cCOMMIT;\x00"
 
+# The end of a COPY: behind it comes the statement that publishes, or the one that keeps vectors.
+_COPY_DONE = b"c\x00\x00\x00\x04"
+
 AtCommit = Literal["cut before", "lose the answer", "terminate", "kill before", "kill after"]
 
 
@@ -63,6 +66,8 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.at_commit: AtCommit | None = None
+        self.hold_copy: float | None = None
+        """Seconds for which the next COPY's end is held back, with all that follows it on its connection."""
         self.done: Counter[str] = Counter()
         self.port = 0
 
@@ -124,9 +129,17 @@ class Proxy:
             await self._road.wait()
             if self.at_commit is not None and data.endswith(_COMMIT) and await self._harmed(link):
                 continue
+            if self.hold_copy is not None and data.endswith(_COPY_DONE):
+                await self._hold()
             link.server.write(data)
             await link.server.drain()
         link.cut()
+
+    async def _hold(self) -> None:
+        seconds, self.hold_copy = self.hold_copy, None
+        if seconds is not None and await self._harm(lambda: None):
+            self.done["publish held back"] += 1
+            await asyncio.sleep(seconds)
 
     async def _harmed(self, link: _Link) -> bool:
         """Do what is due at this COMMIT; whether it is not to be forwarded any more."""

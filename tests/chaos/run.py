@@ -38,6 +38,7 @@ class Settings:
     fault_rate: float = 2.5
     lease_seconds: float = 2.0
     only_kills: bool = False
+    unfenced: bool = False
 
 
 @asynccontextmanager
@@ -55,7 +56,7 @@ async def run(settings: Settings, keep: Path | None = None) -> dict[str, Any]:
     began = time.monotonic()
     async with new_directory(keep) as directory, Stack(directory / "stack", durable=False) as stack:
         observer = Observer(stack)
-        await observer.prepare()
+        await observer.prepare(unfenced=settings.unfenced)
         workers: Workers | None = None
 
         async def killed_by_a_document(pid: int) -> bool:
