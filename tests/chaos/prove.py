@@ -22,10 +22,14 @@ PARTS: dict[str, list[str]] = {
         "scripts/chaos --n 300 --seed 1 --only-kills --json",
         "scripts/chaos --n 60 --seed 1 --only-kills --lease 60 --faults 0.2 --rate 1 --json",
     ],
+    "fence": [f"scripts/chaos --n 300 --seed {seed} --rate 10 --unfenced --json" for seed in range(1, 4)],
     "neighbours": ["scripts/chaos neighbours --n 500"],
+    "queue": ["scripts/bench queue --json"],
     "ingest": ["scripts/bench"],
     "search": ["scripts/bench search"],
 }
+# A queue without its fence must be found out.
+_EXPECTED_EXIT = {"fence": 1}
 _ZERO = {
     "lost": "lost",
     "discarded_innocent": "innocent discarded",
@@ -44,7 +48,7 @@ def main(parts: tuple[str, ...]) -> None:
     for part in parts or tuple(PARTS):
         for command in PARTS.get(part, []):
             click.echo(command)
-            failed += _run(part, command) != 0
+            failed += _run(part, command) != _EXPECTED_EXIT.get(part, 0)
     _write_page()
     sys.exit(1 if failed else 0)
 
@@ -83,7 +87,8 @@ def _lines(part: str) -> list[dict[str, Any]]:
 def _write_page() -> None:
     """Put the tables between their marks; what stands around them is written by hand."""
     text = PAGE.read_text(encoding="utf-8")
-    for part, table in (("chaos", _chaos), ("recovery", _recovery), ("neighbours", _neighbours)):
+    tables = {"chaos": _chaos, "fence": _fence, "recovery": _recovery, "neighbours": _neighbours, "queue": _queue}
+    for part, table in tables.items():
         begin, end = f"<!-- {part}: begin -->", f"<!-- {part}: end -->"
         before, _, rest = text.partition(begin)
         _, _, after = rest.partition(end)
@@ -115,6 +120,17 @@ def _chaos(lines: list[dict[str, Any]]) -> str:
     return f"{table}\n\nInjected over all of them: {counted}.\n\nCommands:\n\n{commands}"
 
 
+def _fence(lines: list[dict[str, Any]]) -> str:
+    return _table(
+        ["date", "commit", "seed", "jobs", "publishes held back", "committed twice", "other findings", "exit"],
+        [
+            [line["date"], line["commit"], r["seed"], r["jobs"], r["injected"].get("publish held back", 0),
+             r["committed_twice"], sum(r[name] for name in _ZERO) - r["committed_twice"], line["exit"]]
+            for line in lines if (r := line.get("report"))
+        ],
+    )  # fmt: skip
+
+
 def _recovery(lines: list[dict[str, Any]]) -> str:
     return _table(
         ["date", "commit", "lease s", "jobs held by killed workers", "p50 s", "p99 s", "max s", "command"],
@@ -137,6 +153,31 @@ def _neighbours(lines: list[dict[str, Any]]) -> str:
             for line in lines if (r := line.get("report")) for name in names
         ],
     )  # fmt: skip
+
+
+def _queue(lines: list[dict[str, Any]]) -> str:
+    """Write the newest run."""
+    line = [line for line in lines if "report" in line][-1]
+    report = line["report"]
+    rate, start = report["throughput"], report["start"]
+    rows: list[list[Any]] = [
+        ["jobs that do nothing, a second: ours with leases and events, a bare loop",
+         ", ".join(f"{name} {value:,}" for name, value in rate["jobs_a_second"].items())],
+        ["ours in proportion to the bare loop, round by round", rate["ratio_to_bare"]],
+        ["a job starts in an idle worker, from before its commit: p50, p99 ms", f"{start['p50_ms']}, {start['p99_ms']}"],
+    ]  # fmt: skip
+    for claims in report["claims"]:
+        rows.append([
+            f"a claim beside {claims['backlog']:,} jobs of one tenant and {claims['other_tenants']:,} busy ones: "
+            "p50, p95 ms",
+            f"{claims['p50_ms']}, {claims['p95_ms']}",
+        ])  # fmt: skip
+    for fair in report["fairness"]:
+        rows.append([
+            f"a newcomer starts at the first claim, beside that backlog and {fair['other_tenants']:,} busy tenants",
+            f"{fair['first']} of {fair['trials']}",
+        ])  # fmt: skip
+    return f"{_table(['what', 'measured'], rows)}\n\n{line['date']}, {line['commit']}, `{line['command']}`."
 
 
 def _table(head: list[str], rows: list[list[Any]]) -> str:
