@@ -164,19 +164,19 @@ def _queue(lines: list[dict[str, Any]]) -> str:
         ["jobs that do nothing, a second: ours with leases and events, a bare loop",
          ", ".join(f"{name} {value:,}" for name, value in rate["jobs_a_second"].items())],
         ["ours in proportion to the bare loop, round by round", rate["ratio_to_bare"]],
-        ["a job starts in an idle worker, from before its commit: p50, p99 ms", f"{start['p50_ms']}, {start['p99_ms']}"],
+        ["a job starts in an idle worker, from before its commit: p50, p99 ms",
+         f"{start['p50_ms']}, {start['p99_ms']}"],
+        *(
+            [f"a claim beside {c['backlog']:,} jobs of one tenant and {c['other_tenants']:,} busy ones: p50, p95 ms",
+             f"{c['p50_ms']}, {c['p95_ms']}"]
+            for c in report["claims"]
+        ),
+        *(
+            [f"a newcomer starts at the first claim, beside that backlog and {f['other_tenants']:,} busy tenants",
+             f"{f['first']} of {f['trials']}"]
+            for f in report["fairness"]
+        ),
     ]  # fmt: skip
-    for claims in report["claims"]:
-        rows.append([
-            f"a claim beside {claims['backlog']:,} jobs of one tenant and {claims['other_tenants']:,} busy ones: "
-            "p50, p95 ms",
-            f"{claims['p50_ms']}, {claims['p95_ms']}",
-        ])  # fmt: skip
-    for fair in report["fairness"]:
-        rows.append([
-            f"a newcomer starts at the first claim, beside that backlog and {fair['other_tenants']:,} busy tenants",
-            f"{fair['first']} of {fair['trials']}",
-        ])  # fmt: skip
     return f"{_table(['what', 'measured'], rows)}\n\n{line['date']}, {line['commit']}, `{line['command']}`."
 
 
