@@ -80,27 +80,39 @@ begin
   end if;
 end $$;
 
--- Enter a stage, and note how long the one before took. p_detail holds counts, never text.
+-- Note stages that a job has left, in order: [{"stage", "seconds", "detail"}]. Short ones are noted
+-- together, each at the time when it ended.
+create function ingest.note_stages(p_job public.jobs, p_left jsonb)
+returns void language sql set search_path = '' as $$
+  insert into public.job_events (at, job_id, document_id, generation, tenant_id, event, state, stage, attempt, claim, took, detail)
+  select pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => coalesce(pg_catalog.sum(s.seconds) over later, 0)),
+         p_job.id, p_job.document_id, p_job.generation, p_job.tenant_id, 'stage', 'running', s.stage, p_job.attempt, p_job.claim,
+         pg_catalog.make_interval(secs => s.seconds), s.detail
+    from rows from (pg_catalog.jsonb_to_recordset(p_left) as (stage text, seconds double precision, detail jsonb))
+         with ordinality as s(stage, seconds, detail, nth)
+  window later as (order by s.nth rows between 1 following and unbounded following)
+   order by s.nth
+$$;
+
+-- Enter a stage, and note those that were left since the last call. A detail holds counts, never text.
 -- Raises IG001 for a stale claim and IG002 for superseded work.
-create function ingest.enter_stage(p_job bigint, p_claim bigint, p_stage text, p_progress real, p_took interval, p_detail jsonb default null)
+create function ingest.enter_stage(p_job bigint, p_claim bigint, p_stage text, p_progress real, p_left jsonb)
 returns void language plpgsql set search_path = '' as $$
 declare
-  v_before text;
+  v_job     public.jobs;
+  v_before  text;
 begin
   perform ingest.hold_current(p_job, p_claim);
   select stage into v_before from public.jobs where id = p_job;
-  with moved as (
-    -- Every vector is stored: durable progress, after which an earlier worker's death is no sign of a
-    -- poison document and a day of waiting begins anew. The parse stage says so in finish_parse, since
-    -- an attempt that only finds the pages again has got no further.
-    update public.jobs set stage = p_stage, progress = p_progress,
-           rescues = case when v_before = 'embed' and p_stage <> 'embed' then 0 else rescues end,
-           snoozing_since = case when v_before = 'embed' and p_stage <> 'embed' then null else snoozing_since end
-     where id = p_job and claim = p_claim and state = 'running'
-    returning *
-  )
-  insert into public.job_events (job_id, document_id, generation, tenant_id, event, state, stage, attempt, claim, took, detail)
-  select m.id, m.document_id, m.generation, m.tenant_id, 'stage', m.state, v_before, m.attempt, m.claim, p_took, p_detail from moved m;
+  -- Every vector is stored: durable progress, after which an earlier worker's death is no sign of a
+  -- poison document and a day of waiting begins anew. The parse stage says so in finish_parse, since
+  -- an attempt that only finds the pages again has got no further.
+  update public.jobs set stage = p_stage, progress = p_progress,
+         rescues = case when v_before = 'embed' and p_stage <> 'embed' then 0 else rescues end,
+         snoozing_since = case when v_before = 'embed' and p_stage <> 'embed' then null else snoozing_since end
+   where id = p_job and claim = p_claim and state = 'running'
+  returning * into v_job;
+  perform ingest.note_stages(v_job, p_left);
 end $$;
 
 -- Move the progress bar inside a stage: no event. Raises IG001 for a stale claim and IG002 for superseded work.

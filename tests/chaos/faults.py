@@ -17,7 +17,7 @@ from tests.chaos.proxy import AtCommit
 from tests.chaos.workers import Worker, Workers
 
 # Where a worker is killed: each in turn, so that every one comes up equally often.
-POINTS = ("claim", "fetch", "parse", "chunk", "embed", "publish", "commit: kill before", "commit: kill after")
+POINTS = ("claim", "fetch", "parse", "chunk", "embed", "stored", "publish", "commit: kill before", "commit: kill after")
 _AT_COMMIT: tuple[AtCommit, ...] = ("cut before", "lose the answer", "terminate")
 _TRAP_SECONDS = 2.0
 T = TypeVar("T")
@@ -60,7 +60,7 @@ class Faults:
         if self._under_way:
             await asyncio.wait(self._under_way)
         for worker in self.workers.places:
-            worker.trap = worker.proxy.at_commit = worker.held_publish = worker.proxy.hold_copy = None
+            worker.trap = worker.proxy.at_commit = worker.proxy.hold_publish = None
 
     async def _kill(self) -> None:
         worker = self._anyone()
@@ -101,7 +101,7 @@ class Faults:
 
     async def _hold(self) -> None:
         # What is being settled is not renewed: another worker has the job, and has mostly done it, when this goes on.
-        self._anyone().held_publish = 2 * self.lease_seconds + self.randomness.uniform(1, 5)
+        self._anyone().proxy.hold_publish = 2 * self.lease_seconds + self.randomness.uniform(1, 5)
 
     async def _swallow(self) -> None:
         worker = self._anyone()

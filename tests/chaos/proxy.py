@@ -11,8 +11,8 @@ from typing import Any, Literal, Protocol
 # The end of every transaction of asyncpg: a simple query of its own.
 _COMMIT = b"Q\x00\x00\x00\x0cCOMMIT;\x00"
 
-# The end of a COPY: behind it comes the statement that publishes, or the one that keeps vectors.
-_COPY_DONE = b"c\x00\x00\x00\x04"
+# The call that publishes, a transaction of its own, by a word that stands in its arguments only.
+_PUBLISH = b'"embedded"'
 
 AtCommit = Literal["cut before", "lose the answer", "terminate", "kill before", "kill after"]
 
@@ -66,8 +66,8 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.at_commit: AtCommit | None = None
-        self.hold_copy: float | None = None
-        """Seconds for which the next COPY's end is held back, with all that follows it on its connection."""
+        self.hold_publish: float | None = None
+        """Seconds for which the next publish is held back."""
         self.done: Counter[str] = Counter()
         self.port = 0
 
@@ -127,21 +127,22 @@ class Proxy:
     async def _ask(self, link: _Link, reader: asyncio.StreamReader) -> None:
         while data := await reader.read(65536):
             await self._road.wait()
-            if self.at_commit is not None and data.endswith(_COMMIT) and await self._harmed(link):
+            commits = data.endswith(_COMMIT) or _PUBLISH in data
+            if self.at_commit is not None and commits and await self._harmed(link, data):
                 continue
-            if self.hold_copy is not None and data.endswith(_COPY_DONE):
+            if self.hold_publish is not None and _PUBLISH in data:
                 await self._hold()
             link.server.write(data)
             await link.server.drain()
         link.cut()
 
     async def _hold(self) -> None:
-        seconds, self.hold_copy = self.hold_copy, None
+        seconds, self.hold_publish = self.hold_publish, None
         if seconds is not None and await self._harm(lambda: None):
             self.done["publish held back"] += 1
             await asyncio.sleep(seconds)
 
-    async def _harmed(self, link: _Link) -> bool:
+    async def _harmed(self, link: _Link, data: bytes) -> bool:
         """Do what is due at this COMMIT; whether it is not to be forwarded any more."""
         due, self.at_commit = self.at_commit, None
         match due:
@@ -152,7 +153,7 @@ class Proxy:
             case "kill before":
                 done = await self._kill(f"commit: {due}")
             case "kill after":
-                done = await self._kill(f"commit: {due}", first=lambda: link.server.write(_COMMIT))
+                done = await self._kill(f"commit: {due}", first=lambda: link.server.write(data))
             case _:
                 return False
         if not done:

@@ -14,7 +14,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from tests.chaos import vectors
 from worker.__main__ import run_worker
-from worker.db.pool import Database
+from worker.db.pool import Database, Session
 from worker.errors import IngestError, Rejected, Throttled, Transient
 from worker.model import Page, Parsed, Source
 from worker.pipeline.embed.embedder import Embedder
@@ -55,6 +55,16 @@ class Control:
                 os._exit(70)  # the harness is gone
 
 
+class ObservedSession(Session):
+    """Calls of a transaction; `last` names the last one."""
+
+    last = ""
+
+    async def fetchval(self, name: str, *arguments: Any) -> Any:
+        self.last = name
+        return await super().fetchval(name, *arguments)
+
+
 class ObservedDatabase(Database):
     """The worker's database, whose calls show which stage it is in."""
 
@@ -67,16 +77,27 @@ class ObservedDatabase(Database):
         return rows
 
     async def fetchrow(self, name: str, *arguments: Any) -> asyncpg.Record | None:
+        if name == "begin_parse":
+            await self.control.tell("parse")
         row = await super().fetchrow(name, *arguments)
         if name in ("begin_fetch", "active_model"):
             await self.control.tell("fetch" if name == "begin_fetch" else "ready")
         return row
 
     async def fetchval(self, name: str, *arguments: Any) -> Any:
+        if name == "publish":
+            await self.control.tell("publish")
         value = await super().fetchval(name, *arguments)
-        if name == "enter_stage":
-            await self.control.tell(str(arguments[2]))
+        if name == "enter_stage" and arguments[2] == "embed":
+            await self.control.tell("embed")
         return value
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Session]:
+        async with super().transaction() as session:
+            observed = ObservedSession(session._connection)
+            yield observed
+        await self.control.tell("chunk" if observed.last == "finish_parse" else "stored")
 
 
 class ChaosParser:

@@ -38,8 +38,6 @@ class Worker:
     stopped: bool = False
     trap: str | None = None
     """The point at which the process is to be killed."""
-    held_publish: float | None = None
-    """Seconds for which its next publish is to be held back."""
 
     @property
     def lives(self) -> bool:
@@ -239,8 +237,6 @@ class Workers:
                 if worker is not None:
                     worker.id = said["worker"] or worker.id
                     worker.ready = worker.ready or said["point"] == "ready"
-                    if said["point"] == "publish" and worker.held_publish is not None:
-                        worker.proxy.hold_copy, worker.held_publish = worker.held_publish, None
                     if worker.trap == said["point"]:
                         task = asyncio.create_task(self._kill_within(worker, said["point"]))
                         self._pending.add(task)

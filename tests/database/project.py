@@ -49,6 +49,7 @@ class Project:
 
     def __init__(self, database: Database) -> None:
         self.database = database
+        self._placed: dict[asyncpg.Connection, list[list[object]]] = {}
 
     async def open(self) -> Project:
         """Connect the three roles."""
@@ -216,20 +217,13 @@ class Project:
             await self.worker.execute("select ingest.store_vectors($1::smallint, $2)", MODEL, tenant)
 
     async def place_chunks(self, texts: Sequence[str], connection: asyncpg.Connection | None = None) -> None:
-        """Put these texts, each a page of its own, where publish() takes its chunks from."""
-        connection = connection or self.worker
-        await connection.execute(
-            "create temp table if not exists incoming_chunks (ordinal int, page_start int, page_end int,"
-            " char_start int, char_end int, token_count int, heading_path text[], context text, content text,"
-            " content_sha256 bytea) on commit delete rows"
-        )
+        """Keep these texts, each a page of its own, as the chunks that this connection publishes next."""
         records: list[tuple[object, ...]] = []
         offset = 0
-        for ordinal, text in enumerate(texts):
-            page = ordinal + 1
-            records.append((ordinal, page, page, offset, offset + len(text), 3, [], "", text, key_of(text)))
+        for page, text in enumerate(texts, 1):
+            records.append((page, page, offset, offset + len(text), 3, "", "", text, key_of(text)))
             offset += len(text) + 2
-        await connection.copy_records_to_table("incoming_chunks", records=records)
+        self._placed[connection or self.worker] = [list(column) for column in zip(*records, strict=True)]
 
     async def publish(self, claim: asyncpg.Record, parse_id: int, texts: Sequence[str]) -> str:
         """Publish these chunks in one transaction."""
@@ -242,8 +236,9 @@ class Project:
     ) -> str:
         """Publish the chunks that were placed in this transaction."""
         said: str = await (connection or self.worker).fetchval(
-            "select ingest.publish($1, $2, $3::smallint, $4, 'Title', null)",
-            claim["job_id"], claim["claim"], MODEL, parse_id,
+            "select ingest.publish($1, $2, $3::smallint, $4, 'Title', '[]', null,"
+            " $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+            claim["job_id"], claim["claim"], MODEL, parse_id, *self._placed[connection or self.worker],
         )  # fmt: skip
         return said
 

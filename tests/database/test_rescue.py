@@ -95,7 +95,10 @@ async def test_a_durable_stage_resets_the_count_of_lost_workers(project: Project
     else:
         for stage in ("embed", "publish"):
             await project.worker.execute(
-                "select ingest.enter_stage($1, $2, $3, 0.5, '1 s')", claim["job_id"], claim["claim"], stage
+                'select ingest.enter_stage($1, $2, $3, 0.5, \'[{"stage": "parse", "seconds": 1}]\')',
+                claim["job_id"],
+                claim["claim"],
+                stage,
             )
     await expire(project)
     assert await rescue(project) == {claim["job_id"]: "available"}
@@ -111,7 +114,10 @@ async def test_a_document_that_kills_its_worker_while_it_is_embedded_is_discarde
         parse = await project.begin_parse(claim, "poison")
         for stage in ("parse", "chunk", "embed"):
             await project.worker.execute(
-                "select ingest.enter_stage($1, $2, $3, 0.5, '1 s')", claim["job_id"], claim["claim"], stage
+                'select ingest.enter_stage($1, $2, $3, 0.5, \'[{"stage": "parse", "seconds": 1}]\')',
+                claim["job_id"],
+                claim["claim"],
+                stage,
             )
             if stage == "parse" and parse["outcome"] == "parse":
                 await project.finish_parse(claim, parse["parse_id"], ["poison"])

@@ -60,7 +60,7 @@ async def test_a_stale_claim_can_settle_nothing(project: Project, claimed: async
     [
         "hold_claim($1, $2)",
         "begin_fetch($1, $2)",
-        "enter_stage($1, $2, 'embed', 0.5, '1 s')",
+        "enter_stage($1, $2, 'embed', 0.5, '[]')",
         "report_progress($1, $2, 0.5)",
         "begin_parse($1, $2, sha256('x'), 1, 'text/plain', 'local', '1', '{}')",
         "finish_parse($1, $2, 1, 1, null, null, '{}')",
@@ -211,7 +211,10 @@ async def test_progress_lets_the_day_of_snoozing_begin_anew(
     elif progress == "vectors stored":
         for stage in ("embed", "publish"):
             await project.worker.execute(
-                "select ingest.enter_stage($1, $2, $3, 0.5, '1 s')", claim["job_id"], claim["claim"], stage
+                'select ingest.enter_stage($1, $2, $3, 0.5, \'[{"stage": "parse", "seconds": 1}]\')',
+                claim["job_id"],
+                claim["claim"],
+                stage,
             )
     else:
         await settle(project, claim, "retry", timedelta(0))
@@ -229,7 +232,10 @@ async def test_stages_that_only_repeat_what_is_stored_are_no_progress(
     assert (await project.begin_parse(claim, "text"))["outcome"] == "done"
     for stage in ("parse", "chunk", "embed"):
         await project.worker.execute(
-            "select ingest.enter_stage($1, $2, $3, 0.5, '1 s')", claim["job_id"], claim["claim"], stage
+            'select ingest.enter_stage($1, $2, $3, 0.5, \'[{"stage": "parse", "seconds": 1}]\')',
+            claim["job_id"],
+            claim["claim"],
+            stage,
         )
     assert await snooze(project, claim) == "discard"
 

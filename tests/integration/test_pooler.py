@@ -139,8 +139,9 @@ async def carry(db: Database, sql: Project, row: asyncpg.Record) -> None:
         )  # fmt: skip
         await session.fetchval("store_vectors", MODEL, claim.tenant_id)
     await publish(
-        db, claim, chunks, model_id=ModelId(MODEL), parse_id=ParseId(parse["parse_id"]), title="Title", detail={}
-    )
+        db, claim, chunks, model_id=ModelId(MODEL), parse_id=ParseId(parse["parse_id"]), title="Title", left="[]",
+        detail={},
+    )  # fmt: skip
 
 
 async def test_documents_go_from_claim_to_publication_through_two_backends_many_at_a_time(

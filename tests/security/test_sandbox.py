@@ -137,10 +137,10 @@ async def test_cancelling_a_poll_kills_the_child_at_once(tmp_path: Path, monkeyp
     marker = tmp_path / "pid"
     code = f"import os, time; open({str(marker)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
     monkeypatch.setattr(sandbox, "command", lambda *_a, **_k: [sys.executable, "-I", "-c", code])
-    (tmp_path / "a.txt").write_text("hello")
+    (tmp_path / "a.csv").write_text("hello")
     parser = local_parser()
     poll = asyncio.create_task(
-        parser.poll(await parser.submit(Source(tmp_path / "a.txt", "a.txt", 5, b"", "text/plain")))
+        parser.poll(await parser.submit(Source(tmp_path / "a.csv", "a.csv", 5, b"", "text/csv")))
     )
     child = await _started(marker)
     begun = time.monotonic()

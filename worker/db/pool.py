@@ -76,6 +76,8 @@ class Database:
                     min_size=1,
                     max_size=size,
                     init=_prepare,
+                    # No session state is ever left behind: the usual reset would double the round trips of every call.
+                    reset=_nothing,
                     max_inactive_connection_lifetime=300,
                     server_settings={"application_name": "sluice worker"},
                 )
@@ -140,6 +142,10 @@ class Database:
                 # that were cancelled in time would lose every lease all the same.
                 connection.terminate()
                 raise
+
+
+async def _nothing(connection: asyncpg.Connection) -> None:
+    pass
 
 
 async def _prepare(connection: asyncpg.Connection) -> None:

@@ -21,7 +21,7 @@ select ingest.mark_begun($1::bigint, $2::bigint, $3::boolean);
 select bucket_id, name, object_version, size, language from ingest.begin_fetch($1::bigint, $2::bigint);
 
 -- name: enter_stage
-select ingest.enter_stage($1::bigint, $2::bigint, $3::text, $4::real, $5::interval, $6::jsonb);
+select ingest.enter_stage($1::bigint, $2::bigint, $3::text, $4::real, $5::jsonb);
 
 -- name: report_progress
 select ingest.report_progress($1::bigint, $2::bigint, $3::real);
@@ -54,13 +54,9 @@ create temp table if not exists incoming_vectors (content_sha256 bytea, embeddin
 -- name: store_vectors
 select ingest.store_vectors($1::smallint, $2::uuid);
 
--- name: prepare_incoming_chunks
-create temp table if not exists incoming_chunks (
-  ordinal integer, page_start integer, page_end integer, char_start integer, char_end integer, token_count integer,
-  heading_path text[], context text, content text, content_sha256 bytea) on commit delete rows;
-
 -- name: publish
-select ingest.publish($1::bigint, $2::bigint, $3::smallint, $4::bigint, $5::text, $6::jsonb);
+select ingest.publish($1::bigint, $2::bigint, $3::smallint, $4::bigint, $5::text, $6::jsonb, $7::jsonb, $8::int[], $9::int[],
+  $10::int[], $11::int[], $12::int[], $13::text[], $14::text[], $15::text[], $16::bytea[]);
 
 -- name: retry_job
 select ingest.retry_job($1::bigint, $2::bigint, $3::interval, $4::text, $5::text, $6::text);

@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 
 from worker.db.pool import Database, VectorsMissing
@@ -17,6 +16,7 @@ from worker.pipeline.chunk import chunk
 from worker.pipeline.embed.embedder import Embedder
 from worker.pipeline.embed.stage import embed
 from worker.pipeline.fetch import ObjectStore, fetch
+from worker.pipeline.parse.local import is_small_text
 from worker.pipeline.parse.parser import Parser
 from worker.pipeline.parse.stage import parse
 from worker.pipeline.publish import publish
@@ -24,6 +24,7 @@ from worker.pipeline.publish import publish
 # Where each stage begins on the progress bar; embedding is most of the work.
 _BEGINS: dict[Stage, float] = {"fetch": 0.0, "parse": 0.05, "chunk": 0.25, "embed": 0.3, "publish": 0.95}
 _PROGRESS_SECONDS = 1.0
+_SHORT_SECONDS = 0.2
 _PUBLISH_TRIES = 3
 
 
@@ -52,11 +53,12 @@ class Ingest:
         fetched = await fetch(self.db, self.store, claim, path, max_bytes=self.max_file_bytes)
         source = fetched.source
 
-        await stages.enter("parse", {"bytes": source.size})
+        short = is_small_text(source)
+        await stages.enter("parse", {"bytes": source.size}, short=short)
         parse_id, parsed = await parse(self.db, self.parser, claim, source)
         path.unlink(missing_ok=True)
 
-        await stages.enter("chunk", {"pages": len(parsed.pages)})
+        await stages.enter("chunk", {"pages": len(parsed.pages)}, short=short)
         chunks: list[Chunk] = await asyncio.to_thread(
             chunk, parsed.pages, count_tokens=self.embedder.count_tokens, max_tokens=self.max_chunk_tokens
         )
@@ -66,39 +68,52 @@ class Ingest:
         await stages.enter("embed", {"chunks": len(chunks)})
         embedded = await embed(self.db, self.embedder, self.model_id, claim, chunks, stages.report)
 
-        await stages.enter("publish", {"embedded": embedded})
-        for left in reversed(range(_PUBLISH_TRIES)):
+        left = stages.leave({"embedded": embedded})
+        for tries_left in reversed(range(_PUBLISH_TRIES)):
             settling(True)
             try:
                 await publish(
-                    self.db, claim, chunks, model_id=self.model_id, parse_id=parse_id, title=parsed.title,
+                    self.db, claim, chunks, model_id=self.model_id, parse_id=parse_id, title=parsed.title, left=left,
                     detail={"pages": len(parsed.pages), "chunks": len(chunks), "embedded": embedded},
                 )  # fmt: skip
                 return
             except VectorsMissing:
                 settling(False)
-                if not left:
+                if not tries_left:
                     raise
                 embedded += await embed(self.db, self.embedder, self.model_id, claim, chunks, _nothing)
 
 
 class _Stages:
-    """Tells the job which stage it is in, and how far."""
+    """Tells the job which stage it is in, and how far.
+
+    Each telling is a round trip, which is most of what a small document costs: stages that are over in a few
+    milliseconds are told together with the next one that is not.
+    """
 
     def __init__(self, db: Database, claim: Claim, clock: Callable[[], float]) -> None:
         self._db = db
         self._claim = claim
         self._clock = clock
-        self._since = self._reported = clock()
+        self._since = self._told = self._reported = clock()
         self._stage: Stage = "fetch"
+        self._left: list[dict[str, object]] = []
 
-    async def enter(self, stage: Stage, detail: dict[str, int]) -> None:
+    async def enter(self, stage: Stage, detail: dict[str, int], *, short: bool = False) -> None:
+        """Leave the stage before with this detail; `short` says that the new one is expected to be over at once."""
+        left = self.leave(detail)
+        self._stage = stage
+        if short and self._since - self._told < _SHORT_SECONDS:
+            return
+        self._left, self._told = [], self._since
+        await self._db.fetchval("enter_stage", self._claim.job_id, self._claim.number, stage, _BEGINS[stage], left)
+
+    def leave(self, detail: dict[str, int]) -> str:
+        """End the stage, and return in JSON all that were left and are not told yet."""
         now = self._clock()
-        await self._db.fetchval(
-            "enter_stage", self._claim.job_id, self._claim.number, stage, _BEGINS[stage],
-            timedelta(seconds=now - self._since), json.dumps(detail),
-        )  # fmt: skip
-        self._stage, self._since = stage, now
+        self._left.append({"stage": self._stage, "seconds": round(now - self._since, 6), "detail": detail})
+        self._since = now
+        return json.dumps(self._left)
 
     async def report(self, share: float) -> None:
         """Move the bar inside the stage, at most once a second: each move is a row that people see."""

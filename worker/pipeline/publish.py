@@ -9,11 +9,6 @@ from worker.db.pool import Database, VectorsMissing
 from worker.errors import StaleClaim, Transient
 from worker.model import Chunk, Claim, ModelId, ParseId
 
-_COLUMNS = (
-    "ordinal", "page_start", "page_end", "char_start", "char_end", "token_count",
-    "heading_path", "context", "content", "content_sha256",
-)  # fmt: skip
-
 
 async def publish(
     db: Database,
@@ -23,21 +18,29 @@ async def publish(
     model_id: ModelId,
     parse_id: ParseId,
     title: str | None,
+    left: str,
     detail: dict[str, int],
 ) -> None:
     """Make these chunks the document's, in the transaction that completes the job.
 
+    `left` is the stages that are still to be noted, in JSON; `detail` holds counts for the last event.
     Raises VectorsMissing when a vector was swept meanwhile (embed again), Superseded when the
     document is gone or has a newer generation, StaleClaim when another worker owns the job. When the
     answer to COMMIT is lost, the database is asked what became of it.
     """
     try:
-        async with db.transaction() as session:
-            await session.fetchval("prepare_incoming_chunks")
-            await session.copy("incoming_chunks", _COLUMNS, (_record(chunk) for chunk in chunks))
-            await session.fetchval(
-                "publish", claim.job_id, claim.number, model_id, parse_id, title, json.dumps(detail, sort_keys=True)
-            )
+        await db.fetchval(
+            "publish", claim.job_id, claim.number, model_id, parse_id, title, left, json.dumps(detail, sort_keys=True),
+            [chunk.page_start for chunk in chunks],
+            [chunk.page_end for chunk in chunks],
+            [chunk.char_start for chunk in chunks],
+            [chunk.char_end for chunk in chunks],
+            [chunk.token_count for chunk in chunks],
+            ["\n".join(" ".join(heading.split()) for heading in chunk.heading_path) for chunk in chunks],
+            [chunk.context for chunk in chunks],
+            [chunk.content for chunk in chunks],
+            [chunk.content_sha256 for chunk in chunks],
+        )  # fmt: skip
     except VectorsMissing:
         raise
     except Transient as exc:
@@ -47,10 +50,3 @@ async def publish(
         if outcome == "lost":
             raise StaleClaim("stale_claim", "Another worker owns this job now.") from exc
         raise
-
-
-def _record(chunk: Chunk) -> tuple[object, ...]:
-    return (
-        chunk.ordinal, chunk.page_start, chunk.page_end, chunk.char_start, chunk.char_end, chunk.token_count,
-        list(chunk.heading_path), chunk.context, chunk.content, chunk.content_sha256,
-    )  # fmt: skip

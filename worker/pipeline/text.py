@@ -22,6 +22,11 @@ _SURROGATE_CLASS = "\ud800-\udfff"
 
 _UNSAFE = re.compile(f"[{_DROPPED_CLASS}{_BREAK_CLASS}{_SURROGATE_CLASS}]")
 _UNCLEAN = re.compile(f"[{_DROPPED_CLASS}{_BREAK_CLASS}{_SURROGATE_CLASS}{_SPACE_CLASS}]")
+# All but Latin, Greek, Cyrillic, kana, Chinese, Korean syllables, signs and emoji: combining marks are beyond those.
+_COMBINING = re.compile(
+    "[^\x00-\u02ff\u0370-\u0482\u048a-\u058f\u1e00-\u20bf\u2100-\u2bff"
+    "\u3000-\u3029\u3030-\u3096\u309b-\u30ff\u3400-\u9fff\uac00-\ud7a3\uff00-\uffdc\U0001f000-\U0001faff]"
+)
 _SURROGATES = re.compile(f"[{_SURROGATE_CLASS}]")
 _DROPPED = re.compile(f"[{_DROPPED_CLASS}]")
 _BREAKS = re.compile(f"\r\n|[{_BREAK_CLASS}]")
@@ -48,6 +53,11 @@ def clean(text: str) -> str:
             text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
         text = _SPACES.sub(" ", _DROPPED.sub("", _BREAKS.sub("\n", text)))
     return unicodedata.normalize("NFC", text)
+
+
+def is_simple(text: str) -> bool:
+    """Tell whether the text has nothing but letters, digits and signs that `clean` takes in linear time."""
+    return text.isascii() or _COMBINING.search(text) is None
 
 
 def is_safe(text: str) -> bool:

@@ -8,6 +8,7 @@ import os
 import signal
 import uuid
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from worker.errors import IngestError, Misconfigured, Rejected, Transient
 from worker.model import Page, Parsed, Source
 from worker.pipeline import filetype
 from worker.pipeline.parse import sandbox
-from worker.pipeline.parse.draft import corrupt
+from worker.pipeline.parse.draft import Draft, corrupt
+from worker.pipeline.parse.formats import text as text_format
 from worker.pipeline.parse.parser import JsonValue
 from worker.pipeline.parse.sandbox import Limits, Outcome
-from worker.pipeline.text import is_safe
+from worker.pipeline.text import decode, is_safe, is_simple
 
 _FORMATS = "worker.pipeline.parse.formats"
 MODULES: dict[str, str] = {
@@ -34,12 +36,20 @@ MODULES: dict[str, str] = {
 }
 """Which module reads which type; imported in the child only."""
 
+_SMALL_TEXT_BYTES = 256 * 1024
+"""Text up to this size that is cleaned in linear time is read here: it takes under 1 ms, and a child 50 to start."""
+
 _MAX_NOTES = 50
 _MAX_TITLE = 300
 
 
+def is_small_text(source: Source) -> bool:
+    """Say whether the file is over in a moment, unless its letters need the child."""
+    return source.mime_type in (filetype.MARKDOWN, filetype.TEXT) and source.size <= _SMALL_TEXT_BYTES
+
+
 class LocalParser:
-    """Reads PDF, DOCX, PPTX, XLSX, HTML, Markdown, text and CSV, each document in a child of its own.
+    """Reads PDF, DOCX, PPTX, XLSX, HTML, Markdown, text and CSV, each document but small text in a child of its own.
 
     `poll` does the work and returns the pages at once; how many run side by side is the caller's to
     bound. Cancelling it kills the child. A reference is of use to the object that gave it out, once.
@@ -92,6 +102,10 @@ class LocalParser:
                 "The file is not a kind of file that can be read. Save it as PDF or .docx and upload that.",
                 detail=source.mime_type,
             )
+        if is_small_text(source):
+            data = source.path.read_bytes()
+            if is_simple(decode(data)):
+                return self._read_text(data, source.mime_type)
         command = sandbox.command(
             module,
             self._limits,
@@ -112,6 +126,13 @@ class LocalParser:
     async def aclose(self) -> None:
         """Forget what was submitted."""
         self._sources.clear()
+
+    def _read_text(self, data: bytes, mime_type: str) -> Parsed:
+        draft = Draft(mime_type, **self._task)
+        text_format.parse(BytesIO(data), draft)
+        draft.note_blank_pages()
+        pages = tuple(Page(number, page) for number, page in enumerate(draft.pages, 1))
+        return Parsed(pages, mime_type, draft.title, tuple(draft.notes))
 
     def _explain(self, outcome: Outcome) -> IngestError:
         if outcome.ended_by == "output":
