@@ -81,7 +81,8 @@ async def run(settings: Settings, keep: Path | None = None) -> dict[str, Any]:
             with suppress(asyncio.CancelledError):
                 await injecting
             await faults.end()
-            unsettled = await settled(observer, 60 + settings.count / 10)
+            # A document that kills its workers lasts three leases.
+            unsettled = await settled(observer, 60 + 4 * settings.lease_seconds + settings.count / 10)
         finally:
             housekeeping.cancel()
             await workers.stop()
