@@ -44,12 +44,14 @@ class Faults:
                  self._swallow: 6, self._deafen: 4, self._crash: 2}  # fmt: skip
         if self.only_kills:
             draws = {self._kill: 1}
-        # Each kind once before chance decides, so that a short run meets all of them.
-        first = [kind for kind in draws if kind is not self._kill]
+        # Each kind once before chance decides, so that a short run meets all of them; the crash as soon as can be: it
+        # waits until no document would be hurt for the last time.
+        first = [kind for kind in draws if kind not in (self._kill, self._crash)]
         self.randomness.shuffle(first)
+        first += [self._crash] if self._crash in draws else []
         while True:
             await asyncio.sleep(self.randomness.expovariate(self.rate))
-            if first and self.randomness.random() < 0.25:
+            if first and self.randomness.random() < 0.4:
                 inject = first.pop()
             else:
                 (inject,) = self.randomness.choices(list(draws), list(draws.values()))

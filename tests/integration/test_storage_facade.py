@@ -181,7 +181,9 @@ async def test_every_recorded_operation_makes_the_recorded_row_events(world: Wor
     left = emptied("up-new.txt", "signed.txt", *names, "form.csv")
     unowned = replace(emptied("svc.txt")[0], owner=None)
     assert "queued" in (await service.storage(None, "emptyBucket", BUCKET))["message"]
-    assert set(await world.recorder.events()) == {*left, unowned}
+    different = set(await world.recorder.events()) ^ {*left, unowned}
+    # Whole: seen twice in some hundred runs, on a busy machine.
+    assert not different, "\n".join(map(str, different))
     not_empty = Refusal("409", "ResourceNotEmpty", "The bucket you tried to delete is not empty")
     await does(service.storage(None, "deleteBucket", OTHER), refused=not_empty)
     await does(service.storage(None, "emptyBucket", OTHER), *emptied("moved2.txt", bucket=OTHER))
