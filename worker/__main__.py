@@ -20,6 +20,7 @@ from worker.errors import IngestError, Misconfigured
 from worker.model import EmbeddingModel, ModelId
 from worker.operate.cli import read_settings, sluice
 from worker.operate.reconcile import backfill, reconcile
+from worker.operate.usage import budget, usage
 from worker.pipeline.embed.embedder import Embedder
 from worker.pipeline.fetch import ObjectStore
 from worker.pipeline.ingest import Ingest
@@ -40,6 +41,8 @@ Adapters: TypeAlias = Callable[[Settings, Path, contextlib.AsyncExitStack], tupl
 
 sluice.add_command(reconcile)
 sluice.add_command(backfill)
+sluice.add_command(usage)
+sluice.add_command(budget)
 
 
 @sluice.command()

@@ -4,6 +4,7 @@
     ├── Transient               retry     charged; network, 5xx, time-outs, deadlocks
     ├── Throttled               snooze    not charged; a provider's limit, for as long as it says
     ├── Unavailable             snooze    not charged; a service that every document needs does not answer
+    ├── OverBudget              snooze    not charged; a daily budget is used up, until the next day begins
     ├── Waiting                 snooze    not charged; another job is doing this work already
     ├── Interrupted             release   not charged; this worker is shutting down
     ├── Moved                   release   not charged; the object was renamed while it was read
@@ -63,6 +64,19 @@ class Unavailable(IngestError):
     verdict = "snooze"
 
 
+class OverBudget(IngestError):
+    """A daily budget is used up: not charged, and on again after `retry_after` seconds, when the next day begins.
+
+    Never ended by its age. Whoever raises it has told the operators.
+    """
+
+    verdict = "snooze"
+
+    def __init__(self, code: str, public_message: str, *, retry_after: float, detail: str | None = None) -> None:
+        super().__init__(code, public_message, detail=detail)
+        self.retry_after = retry_after
+
+
 class Waiting(IngestError):
     """Another job does the same work now; look again after `retry_after` seconds, or when woken."""
 
@@ -114,6 +128,7 @@ __all__ = [
     "Interrupted",
     "Misconfigured",
     "Moved",
+    "OverBudget",
     "Rejected",
     "StaleClaim",
     "Superseded",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AliasChoices, Field, SecretStr
+from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -54,5 +55,20 @@ class Settings(BaseSettings):
     model_dir: Path = Path(".sluice/models")
     embed_threads: int = Field(default=0, ge=0)
 
+    # Where a remote parser says that it has finished: the address of the edge function parse-webhook, and what signs
+    # its messages where it can. Without them the worker asks.
+    webhook_url: str | None = None
+    webhook_secret: SecretStr | None = Field(default=None, min_length=16)
+
     temp_dir: Path | None = None
     log_level: str = "INFO"
+
+    @field_validator("webhook_url")
+    @classmethod
+    def _callable_from_outside(cls, url: str | None) -> str | None:
+        # Parsers take https, a name instead of an address, and less than 200 characters, of which 75 are added.
+        if url is not None and not (
+            len(url) <= 120 and re.fullmatch(r"https://[a-z0-9.-]+\.[a-z]{2,}(:\d+)?/[\w./-]*", url, re.IGNORECASE)
+        ):
+            raise ValueError("must be an https address with a domain name, 120 characters at most and without a query")
+        return url

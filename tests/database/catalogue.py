@@ -26,7 +26,8 @@ select n.nspname || '.' || p.proname || '(' || pg_get_function_identity_argument
 # Tables, partitions, sequences; a column's grant as "update(created_at)".
 _RELATIONS = f"""
 select n.nspname || '.' || c.relname as name, c.relkind::text as kind, c.relrowsecurity as secured,
-       c.relispartition as partition, pg_get_userbyid(c.relowner) as owner, g.grantee, g.privileges
+       c.relispartition as partition, c.reloptions as options, pg_get_userbyid(c.relowner) as owner,
+       g.grantee, g.privileges
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
   left join lateral (
     select case when a.grantee = 0 then 'PUBLIC' else pg_get_userbyid(a.grantee)::text end as grantee,
@@ -67,6 +68,7 @@ async def relations(connection: asyncpg.Connection) -> Matrix:
                 "secured": row["secured"],
                 "owner": row["owner"],
                 "partition": row["partition"],
+                "options": row["options"] or [],
                 "grants": {},
             },
         )

@@ -36,6 +36,9 @@ select ingest.finish_parse($1::bigint, $2::bigint, $3::bigint, $4::int, $5::text
 -- name: fail_parse
 select ingest.fail_parse($1::bigint, $2::bigint, $3::bigint, $4::text, $5::text);
 
+-- name: expect_webhook
+select ingest.expect_webhook($1::bigint, $2::bigint, $3::bigint, $4::bytea);
+
 -- name: read_parse
 select title, mime_type, notes from ingest.parses where id = $1::bigint;
 
@@ -111,6 +114,22 @@ select ingest.take_tokens($1::text, $2::int, $3::int, $4::text);
 
 -- name: block_provider
 select ingest.block_provider($1::text, $2::interval, $3::text);
+
+-- name: record_usage
+select ingest.record_usage($1::text, $2::bigint[], $3::bigint[], $4::uuid[], $5::uuid[], $6::text[], $7::text[], $8::text[],
+  $9::bigint[], $10::bigint[], $11::int[]);
+
+-- name: within_budget
+select code, subject, resets_in from ingest.within_budget($1::uuid);
+
+-- name: usage_by
+select key, pages, tokens, requests, money, unpriced from ingest.usage_by($1::text, $2::uuid, $3::timestamptz);
+
+-- name: set_budget
+select ingest.set_budget($1::text, $2::uuid, $3::numeric);
+
+-- name: list_budgets
+select scope, tenant_id, daily_usd, spent_usd from ingest.list_budgets();
 
 -- name: begin_reconcile
 select ingest.begin_reconcile($1::interval);

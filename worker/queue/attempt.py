@@ -20,6 +20,7 @@ from worker.errors import (
     IngestError,
     Interrupted,
     Misconfigured,
+    OverBudget,
     Rejected,
     StaleClaim,
     Superseded,
@@ -37,6 +38,7 @@ _RETRY_CAP_SECONDS = 900.0
 _MISCONFIGURED_SECONDS = 300.0
 _UNAVAILABLE_SECONDS = 10.0
 _LONGEST_SNOOZE_SECONDS = 3600.0
+_DAY_SECONDS = 86_400.0
 _ALERTS_REMEMBERED = 10_000
 _SETTLE_TRIES = 4
 
@@ -169,6 +171,9 @@ class Attempts:
                 # What a server claims may be anything: looked at again within the hour.
                 delay = timedelta(seconds=min(max(0.0, pause.retry_after), _LONGEST_SNOOZE_SECONDS))
                 verdict = await self.db.fetchval("snooze_job", *ids, delay, code, message, raw, True, False)
+            case OverBudget():
+                delay = timedelta(seconds=min(max(0.0, error.retry_after), _DAY_SECONDS))
+                verdict = await self.db.fetchval("snooze_job", *ids, delay, code, message, raw, False, False)
             case Unavailable():
                 # The database lets the pause grow with the outage: half as long as it has lasted.
                 delay = timedelta(seconds=_UNAVAILABLE_SECONDS * self.randomness.uniform(0.5, 1.5))
