@@ -63,6 +63,10 @@ async function build(publicUrl: string): Promise<{ handle: Handle; api: Api }> {
     directory: setting("SLUICE_STORAGE_DIRECTORY"),
     publicUrl,
   });
+  // What the platform tells every function.
+  Deno.env.set("SUPABASE_URL", publicUrl);
+  Deno.env.set("SUPABASE_PUBLISHABLE_KEYS", JSON.stringify({ default: keys.publishableKey }));
+  Deno.env.set("SUPABASE_SECRET_KEYS", JSON.stringify({ default: keys.secretKey }));
   const functions = await loadFunctions(setting("SLUICE_FUNCTIONS_DIRECTORY"));
 
   const handle: Handle = async (request, peerAddress) => {
