@@ -5,8 +5,8 @@ create table ingest.usage (
   at           timestamptz not null default clock_timestamp(),
   job_id       bigint not null,
   claim        bigint not null,
-  request      text not null check (char_length(request) between 1 and 128),   -- one provider request; whoever writes it again says the same
-  document_id  uuid not null,
+  request      text not null check (char_length(request) between 1 and 300),   -- one provider request; whoever writes it again says the same
+  document_id  uuid,                                       -- null: it was gone before the bill came
   tenant_id    uuid not null,
   provider     text not null check (char_length(provider) between 1 and 64),
   model        text not null check (char_length(model) between 1 and 200),
@@ -113,7 +113,7 @@ begin
   end if;
   return query
     select case p_by when 'day' then (u.at at time zone 'UTC')::date::text when 'tenant' then u.tenant_id::text
-                     when 'document' then u.document_id::text when 'job' then u.job_id::text
+                     when 'document' then coalesce(u.document_id::text, 'gone') when 'job' then u.job_id::text
                      when 'provider' then u.provider else u.provider || '/' || u.model end,
            pg_catalog.sum(u.pages)::bigint, pg_catalog.sum(u.tokens)::bigint, pg_catalog.sum(u.requests)::bigint,
            pg_catalog.sum(u.money), pg_catalog.count(*) filter (where u.money is null)

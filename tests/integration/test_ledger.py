@@ -11,15 +11,17 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 from click.testing import CliRunner, Result
 from loguru import logger
 
+from local.stack import Stack
 from tests.conftest import Database as MigratedDatabase
 from tests.database.project import Project
+from tests.people import Person
 from worker.__main__ import sluice
 from worker.db.pool import Database
 from worker.errors import OverBudget, Transient
@@ -116,7 +118,7 @@ async def test_one_request_for_several_documents_is_counted_once_and_divided_amo
 
 
 async def test_a_named_request_that_is_told_twice_counts_once(sql: Project, db: Database) -> None:
-    parse = spent(provider="llama-parse", model="fast", tokens=0, pages=3)
+    parse = spent(document_id=None, provider="llama-parse", model="fast", tokens=0, pages=3)
     for ledger in (Ledger(db), Ledger(db)):
         await ledger.spent([parse], request="parse:pjb-1")
     assert await sql.owner.fetchval("select sum(pages) from ingest.usage_days") == 3
@@ -342,3 +344,11 @@ async def test_a_budget_of_an_unknown_tenant_is_exit_status_1(command: Callable[
     result = await command("budget", "set", "1", "--tenant", str(uuid4()))
     assert result.exit_code == 1
     assert "Traceback" not in result.output
+
+
+async def test_people_read_their_own_usage_through_the_api(stack: Stack, ada: Person, bob: Person) -> None:
+    db = await Database.open(stack.worker_database_url, size=1)
+    await Ledger(db).spent([spent(TenantId(UUID(ada.id)), tokens=123), spent(TenantId(UUID(bob.id)), job_id=JobId(2))])
+    await db.close()
+    answer = await ada.client.table("usage").select("tenant_id, tokens, model, money").execute()
+    assert [(row["tenant_id"], row["tokens"]) for row in answer.data] == [(ada.id, 123)]

@@ -28,7 +28,7 @@ _MAY_COME_BACK = frozenset({"database_unreachable", "database_busy"})
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What one document has of one paid request; `claim` is the fencing token's number.
+    """What one document has of one paid request; `claim` is the fencing token's number, a document that is gone None.
 
     The parts of one request add up to it, `requests` too: one of them says 1 and the others 0. Where all say 0 the
     ledger counts it for the first.
@@ -36,7 +36,7 @@ class Spent:
 
     job_id: JobId
     claim: int
-    document_id: DocumentId
+    document_id: DocumentId | None
     tenant_id: TenantId
     provider: str
     model: str
@@ -91,7 +91,7 @@ class Ledger:
         """Write one paid request down, also when the caller is cancelled meanwhile; raises nothing of its own.
 
         What the database does not take now is kept in memory and written with the next request or at `aclose`. The
-        same `request` (128 characters at most) counts once for a job and claim: name what may be told twice, such as
+        same `request` (300 characters at most) counts once for a job and claim: name what may be told twice, such as
         a remote parse; without a name each call is a request of its own.
         """
         if not shares:
@@ -207,8 +207,9 @@ def _columns(entry: _Entry) -> tuple[Any, ...]:
 def _lost(entry: _Entry, why: str) -> None:
     """Say in the log what the database will never know, so that it can be written by hand."""
     for share in entry.shares:
+        document = share.document_id and str(share.document_id)
         logger.bind(
             code="usage_lost", detail=why, request=entry.request, job=share.job_id, claim=share.claim,
-            document=str(share.document_id), tenant=str(share.tenant_id), provider=share.provider, model=share.model,
+            document=document, tenant=str(share.tenant_id), provider=share.provider, model=share.model,
             pages=share.pages, tokens=share.tokens, requests=share.requests,
         ).error("usage lost")  # fmt: skip
