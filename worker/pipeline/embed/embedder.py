@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +11,24 @@ from numpy.typing import NDArray
 
 from worker.errors import Misconfigured, Transient
 from worker.model import EmbeddingModel
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How texts are joined into requests.
+
+    One carries at most so many texts and tokens, `at_once` are under way together, and one that is not full waits
+    `linger` seconds for more texts.
+    """
+
+    texts: int
+    tokens: int
+    at_once: int
+    linger: float
+
+
+def unbilled(_tokens: int) -> None:
+    """Take no notice of what a request cost."""
 
 
 class Embedder(Protocol):
@@ -20,8 +39,8 @@ class Embedder(Protocol):
     """
 
     model: EmbeddingModel
-    batch_size: int
-    """Texts that one call should carry at most; more are accepted, but keep the caller waiting longer."""
+    batching: Batching
+    """What one call of `embed` should carry at most; more is accepted where the provider takes it."""
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Count each text in the model's own tokens, special tokens included, never truncated.
@@ -30,10 +49,12 @@ class Embedder(Protocol):
         """
         ...
 
-    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    async def embed(self, texts: Sequence[str], *, billed: Callable[[int], None] = unbilled) -> NDArray[np.float32]:
         """Return one unit-length row a text, in the order of the texts, shaped (n, dimensions).
 
-        Raises Rejected for a text over `model.max_tokens`: nothing is ever cut.
+        `billed` is called with the tokens that the provider says it counted, where it says so. Raises Rejected for
+        a text over `model.max_tokens`, and for texts of which the provider refuses at least one: nothing is ever
+        cut.
         """
         ...
 
@@ -42,8 +63,8 @@ class Embedder(Protocol):
         ...
 
 
-def check_vectors(vectors: NDArray[np.float32], *, count: int, model: EmbeddingModel) -> None:
-    """Refuse what must not be stored: the wrong number or size of vectors, infinities, NaN, zero length.
+def check_vectors(vectors: NDArray[np.float32], *, count: int, model: EmbeddingModel) -> NDArray[np.float64]:
+    """Refuse what must not be stored (wrong number or size, infinities, NaN, zero length); return the lengths.
 
     Raises Misconfigured for a wrong dimension, which no retry can mend, and Transient for the rest.
     """
@@ -55,16 +76,19 @@ def check_vectors(vectors: NDArray[np.float32], *, count: int, model: EmbeddingM
             detail=f"{model.provider}/{model.name}: {vectors.shape[1]} dimensions, registered {model.dimensions}",
         )
     if vectors.shape != (count, model.dimensions):
-        raise _invalid(model, f"shape {vectors.shape}, expected {(count, model.dimensions)}")
+        raise invalid_answer(model, f"shape {vectors.shape}, expected {(count, model.dimensions)}")
     # In float64: the squares of large but finite float32 values overflow, and of small ones vanish.
-    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
+    squares: NDArray[np.float64] = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
+    lengths = np.sqrt(squares)
     if not np.isfinite(lengths).all():
-        raise _invalid(model, f"vector {int(np.flatnonzero(~np.isfinite(lengths))[0])} is not finite")
+        raise invalid_answer(model, f"vector {int(np.flatnonzero(~np.isfinite(lengths))[0])} is not finite")
     if not (lengths > 0).all():
-        raise _invalid(model, f"vector {int(np.flatnonzero(lengths <= 0)[0])} is zero")
+        raise invalid_answer(model, f"vector {int(np.flatnonzero(lengths <= 0)[0])} is zero")
+    return lengths
 
 
-def _invalid(model: EmbeddingModel, detail: str) -> Transient:
+def invalid_answer(model: EmbeddingModel, detail: str) -> Transient:
+    """Return the error for an answer that cannot be used; `detail` holds nothing of the answer's content."""
     return Transient(
         "embedding_invalid",
         "The embedding model gave an unusable answer. It is tried again by itself; nothing needs to be done.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from worker.errors import Rejected
 from worker.model import EmbeddingModel
 from worker.pipeline.embed import minilm
+from worker.pipeline.embed.embedder import Batching, unbilled
 
 COUNT_CHARS = 1_000_000
 """Code points tokenised at once while counting: the tokenizer keeps about 150 bytes a token until it returns."""
@@ -30,8 +31,9 @@ class LocalEmbedder:
     """
 
     model = EmbeddingModel(provider="local", name=minilm.FOLDER, dimensions=384, max_tokens=256)
-    # Under a second of work on two cores, so that a lost lease is noticed soon; larger gains nothing.
-    batch_size = 64
+    # Under a second of work on two cores, so that progress shows; larger gains nothing. Two at once leave no core
+    # idle between them.
+    batching = Batching(texts=64, tokens=64 * 256, at_once=2, linger=0)
 
     def __init__(self, directory: Path, *, threads: int = 0) -> None:
         """Load and verify the build below `directory`; Misconfigured says how to make one."""
@@ -57,7 +59,7 @@ class LocalEmbedder:
                 start, size = end, 0
         return counts
 
-    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    async def embed(self, texts: Sequence[str], *, billed: Callable[[int], None] = unbilled) -> NDArray[np.float32]:
         loop = asyncio.get_running_loop()
         rows = await asyncio.gather(*(loop.run_in_executor(self._threads, self._embed, text) for text in texts))
         return np.stack(rows) if rows else np.empty((0, self.model.dimensions), np.float32)

