@@ -125,9 +125,7 @@ def openai_embedder(settings: Settings) -> Embedder:
     )  # fmt: skip
 
 
-async def run_worker(
-    settings: Settings, make: Adapters = adapters, database: type[Database] = Database
-) -> None:
+async def run_worker(settings: Settings, make: Adapters = adapters, database: type[Database] = Database) -> None:
     """Build a worker from its settings and run it until it is signalled.
 
     `database` is the class of its pool. Raises Misconfigured when it cannot work as it is set up; nothing was

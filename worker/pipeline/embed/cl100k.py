@@ -41,6 +41,7 @@ class Cl100k:
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Count each text; "<|endoftext|>" in a document is text of that document. Blocks: call it in a thread."""
+        # One by one: tiktoken's own batches start a pool of threads each, and take 140 us a chunk instead of 74.
         encode = self._encoding.result().encode_ordinary
         return [len(encode(text)) for text in texts]
 
@@ -69,5 +70,7 @@ def _load(path: Path) -> Encoding:
             "packages again: pip install --require-hashes --force-reinstall -r requirements/base.txt",
             detail=f"SHA-256 {found}, expected {SHA256}",
         )
-    ranks = {base64.b64decode(token): int(rank) for token, _, rank in (line.partition(b" ") for line in content.splitlines())}
+    ranks = {
+        base64.b64decode(token): int(rank) for token, _, rank in (line.partition(b" ") for line in content.splitlines())
+    }
     return Encoding("cl100k_base", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})

@@ -103,7 +103,10 @@ class OpenAIEmbedder:
             # The SDK's time limit is for a silence; a server that trickles would never meet it.
             async with asyncio.timeout(self._seconds):
                 answer = await self._client.embeddings.with_raw_response.create(
-                    model=self.model.name, input=list(texts), dimensions=self._dimensions, encoding_format=self._encoding
+                    model=self.model.name,
+                    input=list(texts),
+                    dimensions=self._dimensions,
+                    encoding_format=self._encoding,
                 )
                 return answer.content
         except APIStatusError as exc:
