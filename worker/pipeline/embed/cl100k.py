@@ -11,6 +11,7 @@ import gzip
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -60,6 +61,7 @@ def _vocabulary() -> Path:
     return found
 
 
+@cache
 def _load(path: Path) -> Encoding:
     content = gzip.decompress(path.read_bytes())
     found = hashlib.sha256(content).hexdigest()
