@@ -64,7 +64,9 @@ async def test_killed_with_requests_unanswered_a_worker_repeats_only_those(
 
     double.on("POST", PATH, hold_from_the_fifth)
     async with paying(stack, double, temporary_directory) as worker:
-        paths = [await ada.upload(f"{n}.md", handbook(300, edition=str(n)), mime_type="text/markdown") for n in range(3)]
+        paths = [
+            await ada.upload(f"{n}.md", handbook(300, edition=str(n)), mime_type="text/markdown") for n in range(3)
+        ]
         await double.arrived(answered + CONCURRENCY)
         stored = len(texts_of(double.requests[:answered]))
         await project.until(

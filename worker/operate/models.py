@@ -39,7 +39,9 @@ def list_models(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([dict(row) for row in rows]))
         return
-    table = Table("id", "provider", "name", "dimensions", "active", "documents without vectors")
+    table = Table(caption="lacking: published documents without vectors of this model")
+    for name in ("id", "provider", "name", "dimensions", "active", "lacking"):
+        table.add_column(name, no_wrap=True)
     for row in rows:
         table.add_row(
             str(row["id"]), row["provider"], row["name"], str(row["dimensions"]), "yes" if row["active"] else "",
