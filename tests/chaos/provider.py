@@ -103,10 +103,12 @@ class Provider:
         (name,) = self._randomness.choices([name for name, _ in _SHARES], [share for _, share in _SHARES])
         if name in ("ok", "429", "size"):  # not charged to the document
             return name
-        stamp = _STAMP.search(whole)
-        document = stamp.group() if stamp else whole
-        self._charged[document] += 1
-        return name if self._charged[document] <= _CHARGED_LIMIT else "ok"
+        # A request joins texts of several documents, and its failure is charged to each of them.
+        documents = set(_STAMP.findall(whole)) or {whole}
+        if any(self._charged[document] >= _CHARGED_LIMIT for document in documents):
+            return "ok"
+        self._charged.update(documents)
+        return name
 
 
 async def _send(

@@ -148,3 +148,17 @@ async def test_the_same_content_is_paid_for_by_each_tenant(
 
     assert set(Counter(texts_of(double.requests)).values()) == {2}
     assert await project.count("ingest.embeddings", ada.id) == await project.count("ingest.embeddings", bob.id) > 0
+
+
+async def test_the_limits_of_the_settings_hold_for_all_workers(
+    stack: Stack, temporary_directory: Path, project: Project, ada: Person, double: ProviderDouble
+) -> None:
+    log = temporary_directory / "limited-worker.log"
+    limits = {"SLUICE_EMBED_REQUESTS_PER_MINUTE": "600", "SLUICE_EMBED_TOKENS_PER_MINUTE": "60000"}
+    async with working(stack, log, **SETTINGS, **limits, OPENAI_BASE_URL=f"{double.url}/v1"):
+        path = await ada.upload("limited.md", handbook(5), mime_type="text/markdown")
+        assert (await project.settled(path))["state"] == "ready"
+    row = await project.connection.fetchrow("select * from ingest.rate_limits where provider = 'openai'")
+    assert row is not None
+    assert (row["requests_per_minute"], row["tokens_per_minute"]) == (600, 60_000)
+    assert row["tokens_left"] < 10_000

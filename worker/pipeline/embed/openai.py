@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from openai import APIConnectionError, APIStatusError, AsyncOpenAI, OpenAIError, omit
+from openai import APIConnectionError, APIStatusError, AsyncOpenAI, OpenAIError
 
 from worker.errors import IngestError, Misconfigured, Rejected, Throttled, Transient, Unavailable
 from worker.model import EmbeddingModel
@@ -54,8 +54,9 @@ class OpenAIEmbedder:
         self.batching = batching
         self._counter = Cl100k()
         self._client = AsyncOpenAI(api_key=key, base_url=base_url, max_retries=0, timeout=seconds)
-        self._dimensions = model.dimensions if send_dimensions else omit
-        self._encoding = encoding
+        self._options: dict[str, object] = {"model": model.name, "encoding_format": encoding}
+        if send_dimensions:
+            self._options["dimensions"] = model.dimensions
         self._seconds = seconds
         self._works = False
 
@@ -102,13 +103,10 @@ class OpenAIEmbedder:
         try:
             # The SDK's time limit is for a silence; a server that trickles would never meet it.
             async with asyncio.timeout(self._seconds):
-                answer = await self._client.embeddings.with_raw_response.create(
-                    model=self.model.name,
-                    input=list(texts),
-                    dimensions=self._dimensions,
-                    encoding_format=self._encoding,
+                # Not `embeddings.create`: it walks through the texts one by one, a quarter of what a request costs.
+                return await self._client.post(
+                    "/embeddings", cast_to=bytes, body=self._options | {"input": list(texts)}
                 )
-                return answer.content
         except APIStatusError as exc:
             raise _refused(exc, self.model) from exc
         except (APIConnectionError, TimeoutError) as exc:
