@@ -21,6 +21,7 @@ from tests.provider_double import ProviderDouble, Reply, Request
 from worker.db.pool import Database
 from worker.errors import Misconfigured, Rejected, StaleClaim, Superseded, Throttled, Transient, Unavailable
 from worker.model import Chunk, Claim, ModelId
+from worker.pipeline import limits
 from worker.pipeline.embed.batcher import Batcher
 from worker.pipeline.embed.embedder import Batching
 from worker.pipeline.embed.shares import Spent, shares
@@ -162,9 +163,16 @@ async def test_a_request_is_full_by_tokens_or_by_texts_and_so_many_are_under_way
 
 
 async def test_a_small_document_does_not_wait_behind_a_large_one(world: World) -> None:
+    reply = asyncio.Event()
+    world.double.on("POST", PATH, lambda request: replace(answer(request), until=reply))
     batcher, large, small = world.batcher(replace(FEW, at_once=1)), await world.claim(), await world.claim()
-    await asyncio.gather(run(batcher, large, *[f"large {n}" for n in range(600)]), run(batcher, small, "small"))
-    assert "small" in texts_of(world.double.requests[:2])
+    running = [run(batcher, large, *[f"large {n}" for n in range(600)])]
+    await world.double.arrived(1)
+    running.append(run(batcher, small, "small"))
+    await until(lambda: (small.tenant_id, next(iter(keys("small")))) in batcher._known)
+    reply.set()
+    await asyncio.gather(*running)
+    assert "small" in world.double.requests[1].json["input"]
 
 
 async def test_the_same_text_in_flight_is_paid_once_in_a_tenant_and_by_each_tenant(world: World) -> None:
@@ -266,6 +274,20 @@ async def test_one_bad_text_among_256_is_found_by_halving_and_all_the_others_are
     assert sorted(sent) == sorted(many)  # no innocent was paid twice
 
 
+@pytest.mark.parametrize(("place", "requests"), [(15, 6), (0, 9)])
+async def test_a_half_that_must_hold_the_bad_text_is_not_asked_as_a_whole(
+    world: World, place: int, requests: int
+) -> None:
+    texts = [f"text {n}" for n in range(16)]
+    world.double.on("POST", PATH, refusing(texts[place]))
+    batcher, claim = world.batcher(), await world.claim()
+    with pytest.raises(Rejected):
+        await run(batcher, claim, *texts)
+    await batcher.aclose()
+    assert len(world.double.requests) == requests
+    assert len(await world.kept(claim.tenant_id)) == 15
+
+
 async def test_a_request_that_is_refused_for_its_size_alone_loses_nobody(world: World) -> None:
     world.double.on(
         "POST", PATH, lambda request: Reply(413, error()) if len(request.json["input"]) > 3 else answer(request)
@@ -302,15 +324,18 @@ async def test_an_error_ends_every_document_of_its_request_and_no_other(
     assert batcher._known == {}
 
 
-async def test_requests_wait_for_the_token_bucket_one_after_the_other(world: World) -> None:
-    await world.sql.owner.execute("select ingest.configure_rate_limit('openai', null, 600)")  # ten a second
-    await world.sql.owner.execute("update ingest.rate_limits set tokens_left = 5")
+async def test_requests_wait_for_the_token_bucket_one_after_the_other_and_none_waits_in_vain(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "_IN_PLACE_SECONDS", 0.9)  # half a second each fits, the others' turns do not
+    await world.sql.owner.execute("select ingest.configure_rate_limit('openai', null, 1200)")  # 20 a second
+    await world.sql.owner.execute("update ingest.rate_limits set tokens_left = 0, refilled_at = clock_timestamp()")
     batcher = world.batcher(Batching(texts=256, tokens=10, at_once=8, linger=0))
     claim = await world.claim()
     loop = asyncio.get_running_loop()
     began = loop.time()
-    assert await run(batcher, claim, *[f"{n} is five tokens long" for n in range(6)]) == 6
-    assert 2.4 < loop.time() - began < 4
+    assert await run(batcher, claim, *[f"{n} is five tokens long" for n in range(12)]) == 12
+    assert 2.5 < loop.time() - began < 6
 
 
 async def test_each_documents_share_of_a_bill_adds_up_to_it(world: World) -> None:
