@@ -27,6 +27,7 @@ from worker.pipeline.embed.embedder import Batching, Embedder
 from worker.pipeline.embed.vectors import Vectors
 from worker.pipeline.fetch import ObjectStore
 from worker.pipeline.ingest import Ingest
+from worker.pipeline.ledger import Ledger
 from worker.pipeline.limits import Limits
 from worker.pipeline.parse.parser import Parser
 from worker.pipeline.workspace import workspace
@@ -146,7 +147,9 @@ async def run_worker(settings: Settings, make: Adapters = adapters, database: ty
         parser, embedder = make(settings, directory, stack)
         vectors = Vectors(db, await active_model(db, embedder.model))
         await _configure_limits(db, settings, embedder.model.provider)
-        batcher = Batcher(embedder, vectors, Limits(db, randomness))
+        ledger = Ledger(db)
+        stack.push_async_callback(ledger.aclose)
+        batcher = Batcher(embedder, vectors, Limits(db, randomness), spent=ledger.spent, allow=ledger.allow)
         stack.push_async_callback(batcher.aclose)
         work = Ingest(
             db, store, parser, batcher, embedder.count_tokens, max_file_bytes=settings.max_file_bytes,

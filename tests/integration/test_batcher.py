@@ -19,14 +19,15 @@ from tests.database.project import Project
 from tests.embeddings import FEW, MODEL, PATH, answer, embedder, error, texts_of, vector_of
 from tests.provider_double import ProviderDouble, Reply, Request
 from worker.db.pool import Database
-from worker.errors import Misconfigured, Rejected, StaleClaim, Superseded, Throttled, Transient, Unavailable
-from worker.model import Chunk, Claim, ModelId
+from worker.errors import Misconfigured, OverBudget, Rejected, StaleClaim, Superseded, Throttled, Transient, Unavailable
+from worker.model import Chunk, Claim, ModelId, TenantId
 from worker.pipeline import limits
 from worker.pipeline.embed.batcher import Batcher
 from worker.pipeline.embed.embedder import Batching
-from worker.pipeline.embed.shares import Spent, shares
+from worker.pipeline.embed.shares import shares
 from worker.pipeline.embed.stage import embed
 from worker.pipeline.embed.vectors import Vectors
+from worker.pipeline.ledger import Spent
 from worker.pipeline.limits import Limits
 
 SLOW = replace(FEW, linger=0.1)
@@ -245,11 +246,11 @@ async def test_nothing_is_asked_for_a_claim_that_no_longer_stands(
 
 
 async def test_a_claim_without_budget_asks_for_nothing_and_what_has_vectors_needs_none(world: World) -> None:
-    async def allow(_claim: Claim) -> None:
-        raise Throttled("budget", "The month's budget is spent.", retry_after=3600)
+    async def allow(_tenant: TenantId) -> None:
+        raise OverBudget("budget_exhausted", "Today's budget is used up.", retry_after=3600)
 
     claim = await world.claim()
-    with pytest.raises(Throttled):
+    with pytest.raises(OverBudget):
         await run(world.batcher(allow=allow), claim, "a")
     assert world.double.requests == []
     await run(world.batcher(), claim, "a")
@@ -274,9 +275,15 @@ async def test_one_bad_text_among_256_is_found_by_halving_and_all_the_others_are
     assert sorted(sent) == sorted(many)  # no innocent was paid twice
 
 
-@pytest.mark.parametrize(("place", "requests"), [(15, 6), (0, 9)])
+@pytest.mark.parametrize(
+    ("place", "requests", "kept"),
+    [
+        (15, 6, 15),
+        (0, 6, 0),  # the last is the probe: nothing was taken yet. Nobody pays for more of a rejected document.
+    ],
+)
 async def test_a_half_that_must_hold_the_bad_text_is_not_asked_as_a_whole(
-    world: World, place: int, requests: int
+    world: World, place: int, requests: int, kept: int
 ) -> None:
     texts = [f"text {n}" for n in range(16)]
     world.double.on("POST", PATH, refusing(texts[place]))
@@ -285,7 +292,7 @@ async def test_a_half_that_must_hold_the_bad_text_is_not_asked_as_a_whole(
         await run(batcher, claim, *texts)
     await batcher.aclose()
     assert len(world.double.requests) == requests
-    assert len(await world.kept(claim.tenant_id)) == 15
+    assert len(await world.kept(claim.tenant_id)) == kept
 
 
 async def test_a_request_that_is_refused_for_its_size_alone_loses_nobody(world: World) -> None:

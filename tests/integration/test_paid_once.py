@@ -101,9 +101,8 @@ async def test_killed_between_embed_and_publish_a_worker_pays_for_nothing_again(
             await blocker.execute("lock table public.chunks in exclusive mode")  # nobody publishes
             path = await ada.upload("once.md", handbook(30), mime_type="text/markdown")
             await project.until(
-                "select stage from public.jobs where tenant_id = $1::uuid",
-                ada.id,
-                when=lambda row: row["stage"] == "publish",
+                "select count(*) as waiting from pg_locks where relation = 'public.chunks'::regclass and not granted",
+                when=lambda row: row["waiting"] > 0,
             )
             os.kill(worker.pid, signal.SIGKILL)
         await blocker.close()
@@ -135,6 +134,10 @@ async def test_a_small_edit_pays_for_the_changed_chunks_only_and_a_copy_for_none
 
     assert len(edited) == 1
     assert "64 tonnes" in edited[0]
+    billed = sum(len(text.split()) for text in texts_of(double.requests))
+    written = await project.connection.fetch("select * from ingest.usage where tenant_id = $1::uuid", ada.id)
+    assert sum(row["tokens"] for row in written) == billed
+    assert {(row["provider"], row["model"]) for row in written} == {(MODEL.provider, MODEL.name)}
     assert len(texts_of(double.requests)) == first + 1
 
 

@@ -17,14 +17,14 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
 import numpy as np
-from loguru import logger
 from numpy.typing import NDArray
 
 from worker.errors import IngestError, Rejected, Throttled, Transient
 from worker.model import Claim, TenantId
 from worker.pipeline.embed.embedder import Embedder, check_vectors
-from worker.pipeline.embed.shares import Spent, shares
+from worker.pipeline.embed.shares import shares
 from worker.pipeline.embed.vectors import Vectors
+from worker.pipeline.ledger import Spent
 from worker.pipeline.limits import Limits
 
 _TURN_TEXTS = 64
@@ -93,9 +93,9 @@ class Batcher:
         limits: Limits,
         *,
         spent: Callable[[Sequence[Spent]], Awaitable[None]] | None = None,
-        allow: Callable[[Claim], Awaitable[None]] | None = None,
+        allow: Callable[[TenantId], Awaitable[None]] | None = None,
     ) -> None:
-        """`spent` is told what each request cost; `allow` raises for a claim that may not spend any more."""
+        """`spent` is told what each request cost and raises nothing; `allow` raises for a tenant that may not spend."""
         self.vectors = vectors
         self._embedder = embedder
         self._batching = embedder.batching
@@ -116,7 +116,7 @@ class Batcher:
     async def allow(self, claim: Claim) -> None:
         """Raise what the budgets say against spending on this claim."""
         if self._allow is not None:
-            await self._allow(claim)
+            await self._allow(claim.tenant_id)
 
     @contextlib.contextmanager
     def order(self, claim: Claim) -> Iterator[Order]:
@@ -292,14 +292,10 @@ class Batcher:
         return await self.vectors.store(owners, vectors)
 
     async def _tell(self, payers: Sequence[Order], batch: Sequence[_Text], billed: int | None) -> None:
-        """Write down what a request cost; a ledger out of reach takes no vectors away."""
-        if self._spent is None:
-            return
-        counts = [(payer.claim, text.tokens) for payer, text in zip(payers, batch, strict=True)]
-        try:
+        """Write down what a request cost."""
+        if self._spent is not None:
+            counts = [(payer.claim, text.tokens) for payer, text in zip(payers, batch, strict=True)]
             await self._spent(shares(self._embedder.model, counts, billed))
-        except IngestError as exc:
-            logger.bind(code=exc.code, detail=exc.detail, tokens=billed).error("usage was not written down")
 
     def _done(self, batch: Sequence[_Text]) -> None:
         looking = [order for order in self._orders if order.looking]

@@ -3,23 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
-from worker.model import Claim, DocumentId, EmbeddingModel, JobId, TenantId
-
-
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """What one attempt spent with a provider; `claim` is the fencing token's number."""
-
-    job_id: JobId
-    claim: int
-    document_id: DocumentId
-    tenant_id: TenantId
-    provider: str
-    model: str
-    pages: int
-    tokens: int
+from worker.model import Claim, EmbeddingModel
+from worker.pipeline.ledger import Spent
 
 
 def shares(model: EmbeddingModel, texts: Iterable[tuple[Claim, int]], billed: int | None) -> list[Spent]:
@@ -40,7 +26,7 @@ def shares(model: EmbeddingModel, texts: Iterable[tuple[Claim, int]], billed: in
         spent.append(
             Spent(
                 claim.job_id, claim.number, claim.document_id, claim.tenant_id,
-                model.provider, model.name, 0, upto - charged,
+                model.provider, model.name, tokens=upto - charged,
             )
         )  # fmt: skip
         charged = upto
