@@ -75,4 +75,6 @@ def _load(path: Path) -> Encoding:
     ranks = {
         base64.b64decode(token): int(rank) for token, _, rank in (line.partition(b" ") for line in content.splitlines())
     }
-    return Encoding("cl100k_base", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
+    encoding = Encoding("cl100k_base", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
+    ranks.clear()  # it has made its own copy, and would keep these 100,000 objects for nothing
+    return encoding
