@@ -39,8 +39,35 @@ select ingest.fail_parse($1::bigint, $2::bigint, $3::bigint, $4::text, $5::text)
 -- name: expect_webhook
 select ingest.expect_webhook($1::bigint, $2::bigint, $3::bigint, $4::bytea);
 
+-- name: note_submitted
+select ingest.note_submitted($1::bigint, $2::bigint, $3::bigint, $4::text, $5::interval);
+
+-- name: take_polls
+select parse_id, tenant_id, job_id, remote_ref, waited from ingest.take_polls($1::text, $2::int, $3::interval);
+
+-- name: hold_remote_parse
+select ingest.hold_remote_parse($1::bigint, $2::text);
+
+-- name: poll_again
+select ingest.poll_again($1::bigint, $2::text, $3::interval);
+
+-- name: finish_remote_parse
+select ingest.finish_remote_parse($1::bigint, $2::text, $3::int, $4::text, $5::text[]);
+
+-- name: fail_remote_parse
+select ingest.fail_remote_parse($1::bigint, $2::text, $3::text, $4::text);
+
+-- name: resubmit_parse
+select ingest.resubmit_parse($1::bigint, $2::text, $3::text, $4::text);
+
+-- name: expire_parses
+select ingest.expire_parses($1::interval);
+
+-- name: note_fidelity
+select ingest.note_fidelity($1::bigint, $2::real, $3::text);
+
 -- name: read_parse
-select title, mime_type, notes from ingest.parses where id = $1::bigint;
+select title, mime_type, notes, fidelity from ingest.parses where id = $1::bigint;
 
 -- name: read_pages
 select page, markdown from public.pages where parse_id = $1::bigint order by page;
