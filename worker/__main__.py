@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import random
 import signal
 from collections.abc import Callable
@@ -29,13 +30,17 @@ from worker.pipeline.fetch import ObjectStore
 from worker.pipeline.ingest import Ingest
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.limits import Limits
+from worker.pipeline.parse.answers import Bounds
+from worker.pipeline.parse.choose import Parsers
 from worker.pipeline.parse.parser import Parser
+from worker.pipeline.parse.remote import Setup
 from worker.pipeline.workspace import workspace
 from worker.queue.attempt import Attempts
 from worker.queue.broadcast import Broadcast
 from worker.queue.leases import Leases
 from worker.queue.listener import Listener
 from worker.queue.maintenance import Maintenance, Retention
+from worker.queue.polls import Polls
 from worker.queue.reconcile import Reconcile
 from worker.queue.runner import Runner
 from worker.queue.wakeups import Wakeups
@@ -153,8 +158,9 @@ async def run_worker(settings: Settings, make: Adapters = adapters, database: ty
         stack.push_async_callback(ledger.aclose)
         batcher = Batcher(embedder, vectors, Limits(db, randomness), spent=ledger.spent, allow=ledger.allow)
         stack.push_async_callback(batcher.aclose)
+        parsers = choose_parsers(settings, parser, Limits(db, randomness), stack)
         work = Ingest(
-            db, store, parser, batcher, embedder.count_tokens, max_file_bytes=settings.max_file_bytes,
+            db, store, parsers, batcher, embedder.count_tokens, max_file_bytes=settings.max_file_bytes,
             max_chunk_tokens=min(settings.chunk_tokens, embedder.model.max_tokens),
         )  # fmt: skip
         runner = Runner(
@@ -170,6 +176,8 @@ async def run_worker(settings: Settings, make: Adapters = adapters, database: ty
                     settings.keep_jobs_days, settings.keep_discarded_jobs_days, settings.keep_events_days
                 ),
                 reconcile=Reconcile(db, store),
+                polls=Polls(db, parsers.main) if parsers.main.remote else None,
+                parse_hours=settings.parse_hours,
             ),
             worker_id=worker_id, slots=settings.slots, tenant_cap=settings.tenant_cap,
             drain_seconds=settings.drain_seconds,
@@ -177,9 +185,9 @@ async def run_worker(settings: Settings, make: Adapters = adapters, database: ty
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, runner.stop)
-        logger.bind(slots=settings.slots, pooler=db.shared, parser=parser.name, embedder=embedder.model.name).info(
-            "worker started"
-        )
+        logger.bind(
+            slots=settings.slots, pooler=db.shared, parser=parsers.main.name, embedder=embedder.model.name
+        ).info("worker started")
         await runner.run()
         logger.info("worker stopped")
 
@@ -189,6 +197,47 @@ async def _configure_limits(db: Database, settings: Settings, provider: str) -> 
     requests, tokens = settings.embed_requests_per_minute, settings.embed_tokens_per_minute
     if requests is not None or tokens is not None:
         await db.fetchval("configure_rate_limit", provider, requests, tokens)
+
+
+def choose_parsers(settings: Settings, local: Parser, limits: Limits, stack: contextlib.AsyncExitStack) -> Parsers:
+    """Return the parser of SLUICE_PARSER, with the local one beside a remote one where its libraries are there.
+
+    Raises Misconfigured when the key or the package is missing.
+    """
+    if settings.parser == "local":
+        return Parsers(local)
+    if settings.llama_cloud_api_key is None:
+        raise Misconfigured(
+            "parser_key_missing",
+            f"SLUICE_PARSER is {settings.parser}, which needs a key. Set LLAMA_CLOUD_API_KEY, and "
+            "LLAMA_CLOUD_BASE_URL=https://api.cloud.eu.llamaindex.ai for a key of the EU region.",
+        )
+    # Looked up, not imported: only the sandboxed child may load them.
+    reads = all(importlib.util.find_spec(name) for name in ("pypdfium2_raw", "lxml"))
+    if settings.parse_cheap_first and not reads:
+        raise Misconfigured(
+            "local_not_installed",
+            "SLUICE_PARSE_CHEAP_FIRST needs the local parser. Install the extra sluice[local] beside the service's: "
+            "pip install --require-hashes -r requirements/local.txt.",
+        )
+    setup = Setup(
+        settings.llama_cloud_api_key.get_secret_value(), limits,
+        Bounds(settings.parse_max_pages, settings.max_text_bytes, settings.parse_failed_pages),
+        base_url=settings.llama_cloud_base_url, tier=settings.parse_tier,
+        version=settings.parse_version, language=settings.parse_language,
+    )  # fmt: skip
+    # Imported here: each brings a package that cannot stand beside the other's.
+    main: Parser
+    if settings.parser == "llama-parse":
+        from worker.pipeline.parse.llamaparse import LlamaParseParser
+
+        main = LlamaParseParser(setup)
+    else:
+        from worker.pipeline.parse.llamacloud import LlamaCloudParser
+
+        main = LlamaCloudParser(setup)
+    stack.push_async_callback(main.aclose)
+    return Parsers(main, local if reads else None, settings.parse_cheap_first)
 
 
 def _wakeups(db: Database, settings: Settings, randomness: random.Random) -> Wakeups:

@@ -59,12 +59,17 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """What parsing gave: all pages in order, blank ones included."""
+    """What parsing gave: all pages in order, blank ones included.
+
+    `mime_type` is None where the parser was not told it: a remote one when it is polled. `credits` is what
+    a service says that it charges, in its own unit.
+    """
 
     pages: tuple[Page, ...]
-    mime_type: str
+    mime_type: str | None = None
     title: str | None = None
     notes: tuple[str, ...] = field(default=())
+    credits: float | None = None
 
     @property
     def text(self) -> str:

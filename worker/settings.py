@@ -79,6 +79,22 @@ class Settings(BaseSettings):
     # What one chunk may hold, in the embedding model's tokens; the model's own limit holds besides.
     chunk_tokens: int = Field(default=256, ge=16)
 
+    # Who reads the files. The services' names are those of their packages; both take the same key.
+    parser: Literal["local", "llama-parse", "llama-cloud"] = "local"
+    llama_cloud_api_key: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("LLAMA_CLOUD_API_KEY", "SLUICE_LLAMA_CLOUD_API_KEY")
+    )
+    llama_cloud_base_url: str | None = Field(
+        default=None, validation_alias=AliasChoices("LLAMA_CLOUD_BASE_URL", "SLUICE_LLAMA_CLOUD_BASE_URL")
+    )
+    parse_tier: str = Field(default="cost_effective", min_length=1, max_length=64)
+    parse_version: str = Field(default="latest", min_length=1, max_length=64)
+    parse_language: str = Field(default="en", min_length=2, max_length=32)
+    parse_max_pages: int = Field(default=2000, ge=1)
+    parse_failed_pages: float = Field(default=0.2, ge=0, le=1)
+    parse_hours: float = Field(default=2, gt=0, le=20)
+    parse_cheap_first: bool = False
+
     # The local embedding model: where set-up put it, and how many threads it may use (0: all cores).
     model_dir: Path = Path(".sluice/models")
     embed_threads: int = Field(default=0, ge=0)

@@ -15,7 +15,7 @@ alter table ingest.parses
   add column fidelity     real check (fidelity between 0 and 1);   -- share of the text layer that came back; null: not compared
 
 -- The service took the file: store its reference before anybody polls. The job sleeps until the parse
--- ends; p_first_poll is when to look first.
+-- ends; p_first_poll is when to look first, unless the service has said already that it is done.
 --
 -- Fenced by the claim that the row names, not by its lease: whoever takes a parse over writes its own
 -- claim there, and until then even a job that lost its lease does well to leave what was paid for.
@@ -26,7 +26,8 @@ begin
   -- Durable progress: an earlier worker's death is no sign of a poison document, and waiting begins anew.
   update public.jobs set rescues = 0, snoozing_since = null where id = p_job and claim = p_claim and state = 'running';
   update ingest.parses
-     set state = 'waiting', remote_ref = p_ref, submitted_at = pg_catalog.now(), next_poll_at = pg_catalog.now() + p_first_poll
+     set state = 'waiting', remote_ref = p_ref, submitted_at = pg_catalog.now(),
+         next_poll_at = least(next_poll_at, pg_catalog.now() + p_first_poll)
    where id = p_parse and submitted_job = p_job and submitted_by = p_claim and state = 'submitting';
   if not found then
     raise exception 'claim % on job % is stale: parse % is not its own', p_claim, p_job, p_parse using errcode = 'IG001';
@@ -37,9 +38,10 @@ begin
 end $$;
 
 -- Take parses of this parser that are due: nobody else gets them for p_lease. One whose documents are
--- all gone is not asked for any more; the sweep removes it.
+-- all gone is not asked for any more; the sweep removes it. Job, claim and document are those that sent
+-- it; where that job is pruned, the document is another that has these bytes.
 create function ingest.take_polls(p_parser text, p_limit integer, p_lease interval)
-returns table (parse_id bigint, tenant_id uuid, job_id bigint, remote_ref text, waited interval)
+returns table (parse_id bigint, tenant_id uuid, job_id bigint, claim bigint, document_id uuid, remote_ref text, waited interval)
 language plpgsql set search_path = '' as $$
 #variable_conflict use_column
 begin
@@ -55,7 +57,10 @@ begin
   )
   update ingest.parses p set next_poll_at = pg_catalog.clock_timestamp() + p_lease
     from due where p.id = due.id
-  returning p.id, p.tenant_id, p.submitted_job, p.remote_ref, pg_catalog.clock_timestamp() - p.submitted_at;
+  returning p.id, p.tenant_id, p.submitted_job, p.submitted_by,
+    coalesce((select j.document_id from public.jobs j where j.id = p.submitted_job),
+             (select d.id from public.documents d where d.parse_id = p.id limit 1)),
+    p.remote_ref, pg_catalog.clock_timestamp() - p.submitted_at;
 end $$;
 
 -- Lock a parse that still waits for this answer, until the transaction ends; false when it does not.

@@ -40,7 +40,7 @@ begin
     v_mine := v_parse.state = 'submitting' and not exists (
                 select 1 from ingest.leases l where l.job_id = v_parse.submitted_job and l.claim = v_parse.submitted_by);
     if v_mine then
-      update ingest.parses p set submitted_job = p_job, submitted_by = p_claim where p.id = v_parse.id
+      update ingest.parses p set submitted_job = p_job, submitted_by = p_claim, next_poll_at = null where p.id = v_parse.id
       returning * into v_parse;
     end if;
   end if;

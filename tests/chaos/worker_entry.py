@@ -31,7 +31,7 @@ from worker.model import Page, Parsed, Source
 from worker.pipeline.embed.embedder import Batching, Embedder, unbilled
 from worker.pipeline.filetype import MARKDOWN
 from worker.pipeline.parse import local
-from worker.pipeline.parse.parser import JsonValue, Parser
+from worker.pipeline.parse.parser import JsonValue, Parser, Webhook
 from worker.settings import Settings
 
 KILLER_TYPE = "text/x-killer"
@@ -105,13 +105,14 @@ class ChaosParser:
 
     name = "chaos"
     version = "1"
+    remote = False
     options: Mapping[str, JsonValue] = {}
 
     def __init__(self, real: Parser) -> None:
         self._real = real
         self._texts: dict[str, str] = {}
 
-    async def submit(self, source: Source) -> str:
+    async def submit(self, source: Source, webhook: Webhook | None = None) -> str:
         if KILLER_NAME in source.name:
             return await self._real.submit(dataclasses.replace(source, mime_type=KILLER_TYPE))
         if source.mime_type == MARKDOWN:

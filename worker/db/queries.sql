@@ -43,7 +43,8 @@ select ingest.expect_webhook($1::bigint, $2::bigint, $3::bigint, $4::bytea);
 select ingest.note_submitted($1::bigint, $2::bigint, $3::bigint, $4::text, $5::interval);
 
 -- name: take_polls
-select parse_id, tenant_id, job_id, remote_ref, waited from ingest.take_polls($1::text, $2::int, $3::interval);
+select parse_id, tenant_id, job_id, claim, document_id, remote_ref, waited
+  from ingest.take_polls($1::text, $2::int, $3::interval);
 
 -- name: hold_remote_parse
 select ingest.hold_remote_parse($1::bigint, $2::text);

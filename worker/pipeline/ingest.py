@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,8 @@ from worker.pipeline.chunk import chunk
 from worker.pipeline.embed.batcher import Batcher
 from worker.pipeline.embed.stage import embed
 from worker.pipeline.fetch import ObjectStore, fetch
+from worker.pipeline.parse.choose import Parsers
 from worker.pipeline.parse.local import is_small_text
-from worker.pipeline.parse.parser import Parser
 from worker.pipeline.parse.stage import parse
 from worker.pipeline.publish import publish
 from worker.pipeline.tokens import CountTokens
@@ -35,7 +35,7 @@ class Ingest:
 
     db: Database
     store: ObjectStore
-    parser: Parser
+    parsers: Parsers
     batcher: Batcher
     count_tokens: CountTokens
     max_file_bytes: int
@@ -54,12 +54,16 @@ class Ingest:
         fetched = await fetch(self.db, self.store, claim, path, max_bytes=self.max_file_bytes)
         source = fetched.source
 
-        short = is_small_text(source)
+        short = is_small_text(source) and (self.parsers.cheap_first or not self.parsers.main.remote)
         await stages.enter("parse", {"bytes": source.size}, short=short)
-        parse_id, parsed = await parse(self.db, self.parser, claim, source)
+        choice = await self.parsers.choose(source)
+        if choice.detail:
+            await stages.enter("parse", choice.detail, short=short)
+        reading = await parse(self.db, self.parsers, choice, claim, source)
+        parse_id, parsed = reading.parse_id, reading.parsed
         path.unlink(missing_ok=True)
 
-        await stages.enter("chunk", {"pages": len(parsed.pages)}, short=short)
+        await stages.enter("chunk", {"pages": len(parsed.pages), **reading.detail}, short=short)
         chunks: list[Chunk] = await asyncio.to_thread(
             chunk, parsed.pages, count_tokens=self.count_tokens, max_tokens=self.max_chunk_tokens
         )
@@ -101,7 +105,7 @@ class _Stages:
         self._stage: Stage = "fetch"
         self._left: list[dict[str, object]] = []
 
-    async def enter(self, stage: Stage, detail: dict[str, int], *, short: bool = False) -> None:
+    async def enter(self, stage: Stage, detail: Mapping[str, object], *, short: bool = False) -> None:
         """Leave the stage before with this detail; `short` says that the new one is expected to be over at once."""
         left = self.leave(detail)
         self._stage = stage
@@ -110,7 +114,7 @@ class _Stages:
         self._left, self._told = [], self._since
         await self._db.fetchval("enter_stage", self._claim.job_id, self._claim.number, stage, _BEGINS[stage], left)
 
-    def leave(self, detail: dict[str, int]) -> str:
+    def leave(self, detail: Mapping[str, object]) -> str:
         """End the stage, and return in JSON all that were left and are not told yet."""
         now = self._clock()
         self._left.append({"stage": self._stage, "seconds": round(now - self._since, 6), "detail": detail})

@@ -12,6 +12,7 @@ from loguru import logger
 
 from worker.db.pool import Database
 from worker.errors import IngestError
+from worker.queue.polls import Polls
 from worker.queue.reconcile import Reconcile
 
 _RESCUE_PATIENCE_SECONDS = 10.0
@@ -39,7 +40,7 @@ class Retention:
 
 
 class Maintenance:
-    """Runs the chores: rescue every 15 s, the sweeps and reconcile every few minutes, pruning every hour."""
+    """Runs the chores: polls every 2 s, rescue every 15 s, the sweeps and reconcile every few minutes, pruning hourly."""
 
     def __init__(
         self,
@@ -49,13 +50,17 @@ class Maintenance:
         rescue_seconds: float = 15.0,
         retention: Retention | None = None,
         reconcile: Reconcile | None = None,
+        polls: Polls | None = None,
+        parse_hours: float = 2.0,
     ) -> None:
         self._db = db
         self._retention = retention or Retention()
+        self._parse_age = timedelta(hours=parse_hours)
         self._randomness = randomness
         self._chores: tuple[_Chore, ...] = (
             _Chore(rescue_seconds, "rescue", self.rescue, _RESCUE_PATIENCE_SECONDS),
             _Chore(60, "sweep tombstones", self._tombstones),
+            _Chore(60, "expire parses", self.expire_parses),
             _Chore(300, "sweep parses", self._parses),
             _Chore(1800, "sweep embeddings", self._embeddings),
             _Chore(300, "resolve alerts", self._alerts),
@@ -66,6 +71,9 @@ class Maintenance:
         if reconcile is not None:
             # Looked at every minute, done by one worker every five.
             self._chores += (_Chore(60, "reconcile", reconcile.take_turn),)
+        if polls is not None:
+            # How soon a callback is followed; each parse is asked for every 5 s at most.
+            self._chores += (_Chore(2, "poll parses", polls.take_turn),)
 
     async def run(self) -> None:
         """Do every chore at once and then again at its own interval, until cancelled."""
@@ -97,6 +105,10 @@ class Maintenance:
 
     async def _tombstones(self) -> int:
         return int(await self._db.fetchval("sweep_tombstones"))
+
+    async def expire_parses(self) -> int:
+        """Give up the parses that a service has not finished in time; also those of a parser that nobody uses now."""
+        return int(await self._db.fetchval("expire_parses", self._parse_age))
 
     async def _parses(self) -> int:
         return int(await self._db.fetchval("sweep_parses", timedelta(hours=1)))

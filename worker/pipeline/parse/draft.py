@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from worker.errors import Rejected
 from worker.pipeline.text import clean
 
@@ -74,14 +76,7 @@ class Draft:
         blank = [number for number, page in enumerate(self.pages, 1) if not page or page.isspace()]
         if not blank:
             return
-        ranges: list[list[int]] = []
-        for number in blank:
-            if ranges and number == ranges[-1][1] + 1:
-                ranges[-1][1] = number
-            else:
-                ranges.append([number, number])
-        named = ", ".join(str(a) if a == b else f"{a}–{b}" for a, b in ranges[:20])
-        self.note(f"Pages without text: {named}{' and more' if len(ranges) > 20 else ''}")
+        self.note(f"Pages without text: {ranges(blank)}")
 
     def _too_much_text(self) -> Rejected:
         return Rejected(
@@ -89,6 +84,18 @@ class Draft:
             f"The document holds more than the {self.max_text_bytes / 1_048_576:.0f} MB of text that one may have. "
             "Split it and upload the parts.",
         )
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Write growing page numbers as ranges, twenty of them at most."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and number == found[-1][1] + 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    named = ", ".join(str(a) if a == b else f"{a}–{b}" for a, b in found[:20])
+    return f"{named}{' and more' if len(found) > 20 else ''}"
 
 
 def needs_ocr() -> Rejected:

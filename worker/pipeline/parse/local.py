@@ -18,7 +18,7 @@ from worker.pipeline import filetype
 from worker.pipeline.parse import sandbox
 from worker.pipeline.parse.draft import Draft, corrupt
 from worker.pipeline.parse.formats import text as text_format
-from worker.pipeline.parse.parser import JsonValue
+from worker.pipeline.parse.parser import JsonValue, Webhook
 from worker.pipeline.parse.sandbox import Limits, Outcome
 from worker.pipeline.text import decode, is_safe, is_simple
 
@@ -57,6 +57,7 @@ class LocalParser:
 
     name = "local"
     version = "1"
+    remote = False
     options: Mapping[str, JsonValue]
     """The limits: a file that was beyond them is read again once they are raised."""
 
@@ -81,7 +82,7 @@ class LocalParser:
         self._directory = directory / "children"
         self._directory.mkdir(mode=0o700)
 
-    async def submit(self, source: Source) -> str:
+    async def submit(self, source: Source, webhook: Webhook | None = None) -> str:
         """Note the source under a fresh reference; nothing is read yet, and the file must stay until the poll."""
         reference = uuid.uuid4().hex
         self._sources[reference] = source
