@@ -40,7 +40,7 @@ class Retention:
 
 
 class Maintenance:
-    """Runs the chores: polls every 2 s, rescue every 15 s, the sweeps and reconcile every few minutes, pruning hourly."""
+    """Runs the chores: polls every 2 s, rescue every 15 s, the sweeps and reconcile now and then, pruning hourly."""
 
     def __init__(
         self,

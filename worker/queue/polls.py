@@ -1,7 +1,7 @@
 """Asks services for the parses that were sent away; all workers share the rows, whoever sent them.
 
-due row ──take_polls──► ours for two minutes ──► ask ──► pages      finish, and wake who waits
-                                                 ├─────► pending    again after a quarter of its age, 5 s to a minute
+due row ──take_polls──► ours for minutes ──► ask ──► pages      finish, and wake who waits
+                                                 ├─────► pending    again after a quarter of its age
                                                  ├─────► lost       to be sent once more
                                                  ├─────► rejected   failed, and wake who waits
                                                  └─────► any other  again, later
@@ -23,10 +23,10 @@ from worker.errors import IngestError, Misconfigured, Rejected, Throttled
 from worker.model import DocumentId, JobId, Parsed, ParseId, TenantId
 from worker.pipeline.parse.parser import Lost, Parser
 
-_LEASE = timedelta(seconds=120)
+_LEASE = timedelta(seconds=150)
+"""Longer than the two requests of a poll may take; then any worker asks again."""
 _AT_ONCE = 4
 """Answers are megabytes, and two requests a parse every 5 s at 4 at once stay far below the vendor's limit."""
-_BATCH = 16
 _SOONEST_SECONDS = 5.0
 _LATEST_SECONDS = 60.0
 _MISCONFIGURED_SECONDS = 300.0
@@ -61,16 +61,13 @@ class Polls:
 
     async def take_turn(self) -> int:
         """Ask for everything that is due, a few at a time; return 0, since each ending is logged by itself."""
-        rows = await self.db.fetch("take_polls", self.parser.name, _BATCH, _LEASE)
-        gate = asyncio.Semaphore(_AT_ONCE)
-
-        async def one(row: Any) -> None:
-            async with gate:
-                await self._poll(_sent(row))
-
-        async with asyncio.TaskGroup() as tasks:
-            for row in rows:
-                tasks.create_task(one(row))
+        full = True
+        while full:
+            rows = await self.db.fetch("take_polls", self.parser.name, _AT_ONCE, _LEASE)
+            async with asyncio.TaskGroup() as tasks:
+                for row in rows:
+                    tasks.create_task(self._poll(_sent(row)))
+            full = len(rows) == _AT_ONCE
         return 0
 
     async def _poll(self, sent: Sent) -> None:

@@ -78,7 +78,7 @@ async def refusal(
         ):
             return Rejected(
                 "parser_refused_file",
-                "The service that reads the files does not take this one. Save it as PDF, or split it, and upload that.",
+                "The service that reads the files refuses this one. Save it as PDF, or split it, and upload that.",
                 detail=detail,
             )
         case HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -173,7 +173,7 @@ def failure(code: str, message: str) -> IngestError:
             return Rejected(known.code, known.public_message, detail=detail)
     return Lost(
         "parse_failed_remotely",
-        "The service that reads the files could not read this one. Try it again later, or save it as PDF and upload that.",
+        "The service that reads the files failed on this one. Try it again later, or save it as PDF and upload that.",
         detail=detail,
     )
 

@@ -63,7 +63,7 @@ class LlamaParseParser:
         try:
             with source.path.open("rb") as file:
                 async with asyncio.timeout(SUBMIT_SECONDS):
-                    reference = await parser._create_job(file, extra_info={"file_name": file_name(source)})  # noqa: SLF001
+                    reference = await parser._create_job(file, extra_info={"file_name": file_name(source)})
         except TimeoutError as exc:
             raise answers.reply_lost(f"{self.name}: over {SUBMIT_SECONDS:.0f} s") from exc
         except (KeyError, TypeError, ValueError) as exc:
