@@ -176,12 +176,18 @@ async def test_a_claim_that_lives_cannot_finish_what_another_took_over(project: 
     assert await project.owner.fetchval("select count(*) from public.pages") == 0
 
 
-async def test_a_failed_parse_is_remembered_for_others_and_retried_by_its_own_job(project: Project, pair: Pair) -> None:
+async def test_a_failed_parse_is_remembered_for_all_until_somebody_retries_by_hand(
+    project: Project, pair: Pair
+) -> None:
     first, second = pair
     parse = await project.begin_parse(first, BYTES)
     await fail(project, first, parse["parse_id"])
+    assert (await project.begin_parse(first, BYTES))["outcome"] == "failed"
     assert (await project.begin_parse(second, BYTES))["outcome"] == "failed"
-    await project.worker.execute("select ingest.release_jobs($1, $2, 'x')", [first["job_id"]], [first["claim"]])
+    await project.worker.execute(
+        "select ingest.discard_job($1, $2, 'pdf_encrypted', 'm', null)", second["job_id"], second["claim"]
+    )
+    await project.worker.execute("select ingest.retry_discarded($1)", second["job_id"])
     again = await project.begin_parse(await project.claim_one(), BYTES)
     assert (again["outcome"], again["parse_id"]) == ("parse", parse["parse_id"])
 
