@@ -1,0 +1,428 @@
+"""Files that a service reads: jobs that sleep meanwhile, pages that come back, and nothing that is paid for twice.
+
+The service is a script, the database, the pipeline, the sandbox and the embedder are the real ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, cast
+from uuid import UUID
+
+import pytest
+
+from local import samples
+from local.install import MODELS
+from tests.conftest import Database as MigratedDatabase
+from tests.database.project import Project
+from tests.reading import local_parser
+from tests.remote_parser import ScriptedParser, pages
+from worker.db.pool import Database
+from worker.errors import Misconfigured, Rejected, Throttled, Transient, Unavailable
+from worker.model import Claim, ModelId, Parsed
+from worker.pipeline.embed.local import LocalEmbedder
+from worker.pipeline.fetch import ObjectStore
+from worker.pipeline.ingest import Ingest
+from worker.pipeline.parse.choose import Parsers
+from worker.pipeline.parse.parser import Lost
+from worker.queue.attempt import Attempts
+from worker.queue.leases import Held
+from worker.queue.maintenance import Maintenance
+from worker.queue.polls import Polls, Sent
+
+NOTE = b"# Tides\n\nThe tide at the north pier rises four metres twice a day.\n"
+PAGES = (
+    "# Tides\n\nThe tide at the north pier rises four metres.",
+    "It falls again after six hours and twelve minutes.",
+)
+LOST = Lost("parse_job_unknown", "It was lost.")
+
+
+class Files:
+    """Stands where Storage does: gives out bytes by name."""
+
+    def __init__(self) -> None:
+        self.bytes: dict[str, bytes] = {}
+
+    async def download(self, bucket: str, name: str, path: Path, *, max_bytes: int) -> tuple[int, bytes]:
+        data = self.bytes[name]
+        path.write_bytes(data)
+        return len(data), hashlib.sha256(data).digest()
+
+
+class World:
+    """A worker without its loop: claims, attempts and polls happen when a test says so."""
+
+    def __init__(self, sql: Project, db: Database, embedder: LocalEmbedder, directory: Path) -> None:
+        self.sql = sql
+        self.db = db
+        self.parser = ScriptedParser()
+        self.local = local_parser()
+        self.files = Files()
+        self.spent: list[tuple[Sent, Parsed]] = []
+        self._embedder = embedder
+        self._directory = directory
+
+    def attempts(self, *, cheap_first: bool = False, local: bool = True) -> Attempts:
+        parsers = Parsers(self.parser, self.local if local else None, cheap_first)
+        work = Ingest(
+            self.db, cast(ObjectStore, self.files), parsers, self._embedder, ModelId(1),
+            max_file_bytes=10_000_000, max_chunk_tokens=200,
+        )  # fmt: skip
+        return Attempts(self.db, work, self._directory, 60, random.Random(1))
+
+    async def upload(self, tenant: UUID, name: str = "tides.md", data: bytes = NOTE) -> UUID:
+        self.files.bytes[f"{tenant}/{name}"] = data
+        return await self.sql.upload(tenant, name, len(data))
+
+    async def claim(self) -> list[Claim]:
+        rows = await self.sql.claim()
+        return [Claim(number=row["claim"], **{k: v for k, v in row.items() if k != "claim"}) for row in rows]
+
+    async def work(self, **how: bool) -> int:
+        """Attempt everything that is due, once; return how many jobs that were."""
+        claims = await self.claim()
+        attempts = self.attempts(**how)
+        await asyncio.gather(*(attempts.run(Held(claim)) for claim in claims))
+        return len(claims)
+
+    async def poll(self) -> None:
+        """Let the time until the next poll pass, and poll."""
+
+        async def spent(sent: Sent, parsed: Parsed) -> None:
+            self.spent.append((sent, parsed))
+
+        await self.sql.owner.execute("update ingest.parses set next_poll_at = now() where state = 'waiting'")
+        await Polls(self.db, self.parser, spent).take_turn()
+
+    async def parse(self) -> Any:
+        row = await self.sql.owner.fetchrow("select *, next_poll_at - now() as pause from ingest.parses")
+        assert row is not None
+        return row
+
+    async def job(self) -> Any:
+        row = await self.sql.owner.fetchrow("select * from public.jobs order by id limit 1")
+        assert row is not None
+        return row
+
+    async def details(self, event: str = "stage") -> list[dict[str, Any]]:
+        rows = await self.sql.owner.fetch(
+            "select detail from public.job_events where event = $1 and detail is not null order by id", event
+        )
+        return [json.loads(row["detail"]) for row in rows]
+
+
+@pytest.fixture(scope="module")
+async def embedder() -> AsyncIterator[LocalEmbedder]:
+    made = LocalEmbedder(MODELS)
+    yield made
+    await made.aclose()
+
+
+@pytest.fixture
+async def world(database: MigratedDatabase, embedder: LocalEmbedder, tmp_path: Path) -> AsyncIterator[World]:
+    db = await Database.open(database.url("ingest_worker"), size=6)
+    made = World(await Project(database).open(), db, embedder, tmp_path)
+    yield made
+    await made.local.aclose()
+    await db.close()
+
+
+@pytest.fixture
+async def tenant(world: World) -> UUID:
+    return await world.sql.user()
+
+
+async def test_a_job_sleeps_without_slot_charge_or_event_while_the_service_reads_and_goes_on_with_its_pages(
+    world: World, tenant: UUID
+) -> None:
+    stored = await world.upload(tenant)
+    await world.work()
+    job = await world.job()
+    assert (job["state"], job["attempt"], job["error_code"]) == ("available", 0, "parse_remote")
+    assert await world.sql.owner.fetchval("select count(*) from ingest.leases") == 0
+    assert await world.sql.owner.fetchval("select scheduled_at > now() + interval '50 minutes' from public.jobs")
+    asleep = await world.sql.events(job["id"])
+
+    for _ in range(3):
+        await world.poll()
+    assert await world.work() == 0
+    assert await world.sql.events(job["id"]) == asleep
+    world.parser.answers = [pages(*PAGES, notes=("Pages that could not be read: 3",))]
+    await world.poll()
+    assert await world.work() == 1
+
+    document = await world.sql.told(stored)
+    assert (document["state"], document["page_count"], document["title"]) == ("ready", 2, None)
+    texts = await world.sql.owner.fetch("select markdown from public.pages order by page")
+    assert [row["markdown"] for row in texts] == list(PAGES)
+    parse = await world.parse()
+    assert (parse["state"], parse["mime_type"], parse["notes"]) == (
+        "done", "text/markdown", ["Pages that could not be read: 3"],
+    )  # fmt: skip
+    assert len(world.parser.submitted) == 1
+    ((sent, parsed),) = world.spent
+    assert (sent.job_id, sent.document_id, sent.reference, parsed.credits) == (job["id"], stored, "job-1", 6.0)
+
+
+async def test_polls_come_five_seconds_apart_at_least_and_grow_to_a_minute(world: World, tenant: UUID) -> None:
+    await world.upload(tenant)
+    await world.work()
+    assert 4 < (await world.parse())["pause"].total_seconds() <= 5
+    pauses = []
+    for age in (1, 60, 3600):
+        await world.sql.owner.execute("update ingest.parses set submitted_at = now() - $1 * interval '1 s'", age)
+        await world.poll()
+        pauses.append((await world.parse())["pause"].total_seconds())
+    assert pauses == pytest.approx([5, 15, 60], abs=1)
+
+
+async def test_two_documents_with_the_same_bytes_make_one_submit(world: World, tenant: UUID) -> None:
+    for name in ("one.md", "two.md", "three.md"):
+        await world.upload(tenant, name)
+    world.parser.taken.clear()
+    working = asyncio.create_task(world.work())
+    await world.sql.until("select count(*) = 2 from public.jobs where error_code = 'parse_in_progress'")
+    world.parser.taken.set()
+    await working
+    world.parser.answers = [pages(*PAGES)]
+    await world.poll()
+    await world.sql.owner.execute("update public.jobs set scheduled_at = now() where state = 'available'")
+    assert await world.work() == 3
+    assert len(world.parser.submitted) == 1
+    assert await world.sql.owner.fetchval("select count(*) from public.documents where state = 'ready'") == 3
+
+
+async def test_a_death_between_request_and_reference_repeats_one_submit_for_two_documents(
+    world: World, tenant: UUID
+) -> None:
+    await world.upload(tenant, "one.md")
+    await world.upload(tenant, "two.md")
+    world.parser.taken.clear()  # the request is there, the answer is not
+    first, second = await world.claim()
+    attempts = world.attempts()
+    dying = asyncio.create_task(attempts.run(Held(first)))
+    while not world.parser.submitted:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    dying.cancel()
+    await asyncio.wait([dying])
+    await world.sql.owner.execute("delete from ingest.leases where job_id = $1", first.job_id)
+    world.parser.taken.set()
+
+    await attempts.run(Held(second))
+    await world.sql.owner.execute("select ingest.rescue_jobs()")
+    await world.sql.owner.execute("update public.jobs set scheduled_at = now() where state = 'available'")
+    await world.work()
+    assert len(world.parser.submitted) == 2
+    assert (await world.parse())["state"] == "waiting"
+
+
+async def test_a_death_after_the_reference_repeats_nothing(world: World, tenant: UUID) -> None:
+    await world.upload(tenant)
+    await world.work()
+    await world.sql.owner.execute("update public.jobs set scheduled_at = now()")
+    (claim,) = await world.claim()
+    await world.sql.owner.execute("delete from ingest.leases")
+    await world.attempts().run(Held(claim))
+    assert len(world.parser.submitted) == 1
+
+
+async def test_the_deletion_of_the_document_that_sent_it_strands_nobody(world: World, tenant: UUID) -> None:
+    sender = await world.upload(tenant, "one.md")
+    await world.work()
+    other = await world.upload(tenant, "two.md")
+    await world.work()
+    await world.sql.remove(tenant, sender)
+    world.parser.answers = [pages(*PAGES)]
+    await world.poll()
+    await world.work()
+    assert (await world.sql.told(other))["state"] == "ready"
+    assert len(world.parser.submitted) == 1
+
+
+async def test_a_parse_that_nobody_wants_is_not_asked_for(world: World, tenant: UUID) -> None:
+    stored = await world.upload(tenant)
+    await world.work()
+    await world.sql.remove(tenant, stored)
+    await world.poll()
+    assert world.parser.polled == []
+
+
+async def test_a_refusal_of_the_file_is_every_waiting_documents_verdict(world: World, tenant: UUID) -> None:
+    await world.upload(tenant, "one.md")
+    await world.work()
+    await world.upload(tenant, "two.md")
+    await world.work()
+    world.parser.answers = [Rejected("pdf_encrypted", "It has a password.")]
+    await world.poll()
+    await world.work()
+    jobs = await world.sql.owner.fetch("select state, error_code, error_message from public.jobs")
+    assert {tuple(row.values()) for row in jobs} == {("discarded", "pdf_encrypted", "It has a password.")}
+    assert len(world.parser.submitted) == 1
+
+
+async def test_a_parse_that_the_service_lost_is_sent_once_more_and_no_oftener(world: World, tenant: UUID) -> None:
+    await world.upload(tenant)
+    await world.work()
+    world.parser.answers = [LOST]
+    await world.poll()
+    assert await world.work() == 1
+    assert len(world.parser.submitted) == 2
+    await world.poll()
+    await world.work()
+    assert world.parser.polled == ["job-1", "job-2"]
+    job = await world.job()
+    assert (job["state"], job["error_code"], len(world.parser.submitted)) == ("discarded", "parse_job_unknown", 2)
+
+
+@pytest.mark.parametrize(
+    ("error", "pause"),
+    [
+        (Throttled("provider_rate_limited", "Wait.", retry_after=40), 40),
+        (Throttled("provider_rate_limited", "Wait.", retry_after=1e9), 3600),
+        (Unavailable("parser_unreachable", "It does not answer."), 5),
+        (Transient("parser_failed", "It failed."), 5),
+        (Misconfigured("parser_key_refused", "The key is wrong."), 300),
+        (ZeroDivisionError("a bug"), 150),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
+)
+async def test_what_is_no_verdict_is_polled_again_later(
+    world: World, tenant: UUID, error: Exception, pause: float
+) -> None:
+    await world.upload(tenant)
+    await world.work()
+    world.parser.answers = [error, pages(*PAGES)]
+    await world.poll()
+    parse = await world.parse()
+    assert (parse["state"], round(parse["pause"].total_seconds())) == ("waiting", pause)
+    alerts = await world.sql.owner.fetchval("select count(*) from ingest.alerts where resolved_at is null")
+    assert alerts == (1 if isinstance(error, Misconfigured) else 0)
+    await world.poll()
+    assert (await world.parse())["state"] == "done"
+
+
+async def test_a_parse_that_stays_away_too_long_fails_with_its_code(world: World, tenant: UUID) -> None:
+    await world.upload(tenant)
+    await world.work()
+    await world.sql.owner.execute("update ingest.parses set submitted_at = now() - interval '3 hours'")
+    assert await Maintenance(world.db, randomness=random.Random(1)).expire_parses() == 1
+    await world.work()
+    assert (await world.job())["error_code"] == "parse_too_slow"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Throttled("provider_rate_limited", "Wait.", retry_after=3000),
+        Unavailable("parser_unreachable", "It does not answer."),
+        Misconfigured("parser_no_credits", "No credits."),
+        Transient("parser_failed", "It failed."),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_a_submit_that_fails_for_now_leaves_the_file_to_the_next_document(
+    world: World, tenant: UUID, error: Exception
+) -> None:
+    await world.upload(tenant, "one.md")
+    world.parser.refusals = [error]
+    await world.work()
+    assert (await world.job())["state"] == "available"
+    await world.upload(tenant, "two.md")
+    await world.work()
+    assert (await world.parse())["state"] == "waiting"
+    assert len(world.parser.submitted) == 1
+
+
+async def test_a_submit_that_is_refused_for_good_is_remembered(world: World, tenant: UUID) -> None:
+    await world.upload(tenant, "one.md")
+    world.parser.refusals = [Rejected("parser_refused_file", "Not this one.")]
+    await world.work()
+    await world.upload(tenant, "two.md")
+    await world.work()
+    codes = await world.sql.owner.fetch("select error_code from public.jobs")
+    assert [row["error_code"] for row in codes] == ["parser_refused_file"] * 2
+    assert world.parser.submitted == []
+
+
+@pytest.fixture(scope="module")
+def paper(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A PDF with a good text layer."""
+    directory = tmp_path_factory.mktemp("samples")
+    samples.write(directory)
+    return min(directory.glob("*.pdf"), key=lambda path: path.stat().st_size).read_bytes()
+
+
+async def test_cheap_first_reads_text_formats_and_good_pdfs_here_and_says_why(
+    world: World, tenant: UUID, paper: bytes
+) -> None:
+    await world.upload(tenant)
+    await world.upload(tenant, "paper.pdf", paper)
+    await world.work(cheap_first=True)
+    assert world.parser.submitted == []
+    states = await world.sql.owner.fetch("select state from public.documents")
+    assert [row["state"] for row in states] == ["ready", "ready"]
+    reasons = {detail["reason"]: detail for detail in await world.details() if "reason" in detail}
+    assert reasons["text_format"] == {"parser": "local", "reason": "text_format"}
+    layer = reasons["text_layer"]
+    assert (layer["parser"], layer["text_pages"], layer["garbage"]) == ("local", layer["pages"], 0)
+
+
+async def test_cheap_first_sends_a_scan_away_and_says_why(world: World, tenant: UUID, scan: bytes) -> None:
+    await world.upload(tenant, "scan.pdf", scan)
+    await world.work(cheap_first=True)
+    assert world.parser.submitted == [scan]
+    assert {"parser": "scripted", "reason": "needs_ocr"} in await world.details()
+    world.parser.answers = [pages("What the scan says.")]
+    await world.poll()
+    await world.work(cheap_first=True)
+    assert await world.sql.owner.fetchval("select state from public.documents") == "ready"
+
+
+@pytest.fixture
+def scan() -> bytes:
+    """A PDF without any text."""
+    from reportlab.pdfgen.canvas import Canvas
+
+    canvas = Canvas("unused")
+    canvas.rect(100, 100, 200, 200, fill=1)
+    canvas.showPage()
+    return bytes(canvas.getpdfdata())
+
+
+async def test_a_summary_is_noted_and_the_document_is_published_all_the_same(
+    world: World, tenant: UUID, paper: bytes
+) -> None:
+    await world.upload(tenant, "paper.pdf", paper)
+    await world.work()
+    world.parser.answers = [pages("This document is about a harbour and its rules.")]
+    await world.poll()
+    await world.work()
+    assert await world.sql.owner.fetchval("select state from public.documents") == "ready"
+    parse = await world.parse()
+    assert parse["fidelity"] < 0.3
+    assert "summarised" in parse["notes"][0]
+    assert any(detail.get("code") == "parse_fidelity_low" for detail in await world.details())
+
+
+async def test_the_same_text_in_another_layout_is_faithful(world: World, tenant: UUID, paper: bytes) -> None:
+    path = world._directory / "paper.pdf"
+    path.write_bytes(paper)
+    from worker.model import Source
+    from worker.pipeline.filetype import PDF
+    from worker.pipeline.parse.choose import read
+
+    layer = await read(world.local, Source(path, "paper.pdf", len(paper), b"", PDF))
+    await world.upload(tenant, "paper.pdf", paper)
+    await world.work()
+    world.parser.answers = [pages(*(page.markdown.replace("\n", "\n\n> ") for page in layer.pages))]
+    await world.poll()
+    await world.work()
+    parse = await world.parse()
+    assert parse["fidelity"] > 0.95
+    assert parse["notes"] == []
