@@ -20,7 +20,7 @@ from local import samples
 from local.install import MODELS
 from tests.conftest import Database as MigratedDatabase
 from tests.database.project import Project
-from tests.reading import local_parser
+from tests.reading import Reader, local_parser
 from tests.remote_parser import ScriptedParser, pages
 from worker.db.pool import Database
 from worker.errors import Misconfigured, Rejected, Throttled, Transient, Unavailable
@@ -410,14 +410,10 @@ async def test_a_summary_is_noted_and_the_document_is_published_all_the_same(
     assert any(detail.get("code") == "parse_fidelity_low" for detail in await world.details())
 
 
-async def test_the_same_text_in_another_layout_is_faithful(world: World, tenant: UUID, paper: bytes) -> None:
-    path = world._directory / "paper.pdf"
-    path.write_bytes(paper)
-    from worker.model import Source
-    from worker.pipeline.filetype import PDF
-    from worker.pipeline.parse.choose import read
-
-    layer = await read(world.local, Source(path, "paper.pdf", len(paper), b"", PDF))
+async def test_the_same_text_in_another_layout_is_faithful(
+    world: World, tenant: UUID, paper: bytes, tmp_path: Path
+) -> None:
+    layer = await Reader(tmp_path)(paper, "paper.pdf")
     await world.upload(tenant, "paper.pdf", paper)
     await world.work()
     world.parser.answers = [pages(*(page.markdown.replace("\n", "\n\n> ") for page in layer.pages))]
