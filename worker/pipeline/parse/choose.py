@@ -12,8 +12,8 @@ from worker.pipeline import filetype
 from worker.pipeline.parse.local import MODULES
 from worker.pipeline.parse.parser import JsonValue, Parser, Webhook
 
-_PAGE_LETTERS = 80
-"""A page with fewer is a picture, a cover or blank."""
+_PAGE_LETTERS = 40
+"""A page with fewer is blank or a picture: a scanner's stamp and a page number stay below, one line does not."""
 _TEXT_SHARE = 0.9
 """Of the pages: one cover in ten is let pass, one scanned page in five would be lost in silence."""
 _GARBAGE_SHARE = 0.02

@@ -70,7 +70,7 @@ class LlamaCloudParser:
                     },
                     **({"webhook_configurations": [_call(webhook)]} if webhook is not None else {}),
                 )
-        reference = job.id
+        reference = getattr(job, "id", None)  # the package passes on what is no job at all
         if not isinstance(reference, str) or not reference:
             raise answers.malformed(f"{self.name}: no job id")
         return reference
@@ -80,12 +80,14 @@ class LlamaCloudParser:
         await self._setup.limits.take(self.name)
         async with self._translated(polling=True, seconds=REQUEST_SECONDS):
             answer = await self._client.parsing.get(reference, expand=[self._wanted, "usage"])
-        job = answer.job
+        job = getattr(answer, "job", None)
+        if job is None:
+            raise answers.malformed(f"{self.name}: no job")
         status = str(getattr(job, "status", "")).upper()
         if status in ("CANCELLED", "CANCELED"):
             raise answers.cancelled()
         if status in ("FAILED", "ERROR", "EXPIRED"):
-            raise answers.failure(status if status == "EXPIRED" else "", str(job.error_message or ""))
+            raise answers.failure(status if status == "EXPIRED" else "", str(getattr(job, "error_message", None) or ""))
         if status not in ("COMPLETED", "SUCCESS", "PARTIAL_SUCCESS"):
             return None  # PENDING, RUNNING, and what may be added: the parse ends by its age
         return await asyncio.to_thread(self._read, answer)
@@ -98,7 +100,8 @@ class LlamaCloudParser:
         content = getattr(answer, self._wanted)
         try:
             pages = [(page.page_number, self._page(page)) for page in (content.pages or [] if content else [])]
-            credits = answer.job.usage.credits if answer.job.usage else None
+            usage = getattr(answer.job, "usage", None)
+            credits = getattr(usage, "credits", None)
         except AttributeError as exc:
             raise answers.malformed(f"{self.name}: pages that are none") from exc
         return answers.assemble(
