@@ -18,7 +18,7 @@ from loguru import logger
 from worker import telemetry
 from worker.db.pool import Database
 from worker.errors import IngestError, Misconfigured
-from worker.model import EmbeddingModel, ModelId
+from worker.model import EmbeddingModel, ModelId, Parsed
 from worker.operate.cli import read_settings, sluice
 from worker.operate.models import models
 from worker.operate.reconcile import backfill, reconcile
@@ -28,19 +28,21 @@ from worker.pipeline.embed.embedder import Batching, Embedder
 from worker.pipeline.embed.vectors import Vectors
 from worker.pipeline.fetch import ObjectStore
 from worker.pipeline.ingest import Ingest
-from worker.pipeline.ledger import Ledger
+from worker.pipeline.ledger import Ledger, Spent
 from worker.pipeline.limits import Limits
 from worker.pipeline.parse.answers import Bounds
 from worker.pipeline.parse.choose import Parsers
 from worker.pipeline.parse.parser import Parser
 from worker.pipeline.parse.remote import Setup
+from worker.pipeline.parse.webhook import Webhooks
 from worker.pipeline.workspace import workspace
 from worker.queue.attempt import Attempts
 from worker.queue.broadcast import Broadcast
 from worker.queue.leases import Leases
 from worker.queue.listener import Listener
 from worker.queue.maintenance import Maintenance, Retention
-from worker.queue.polls import Polls
+from worker.queue.polls import Polls, Sent
+from worker.queue.polls import Spent as ParseSpent
 from worker.queue.reconcile import Reconcile
 from worker.queue.runner import Runner
 from worker.queue.wakeups import Wakeups
@@ -158,7 +160,7 @@ async def run_worker(settings: Settings, make: Adapters = adapters, database: ty
         stack.push_async_callback(ledger.aclose)
         batcher = Batcher(embedder, vectors, Limits(db, randomness), spent=ledger.spent, allow=ledger.allow)
         stack.push_async_callback(batcher.aclose)
-        parsers = choose_parsers(settings, parser, Limits(db, randomness), stack)
+        parsers = choose_parsers(settings, parser, db, Limits(db, randomness), ledger, stack)
         work = Ingest(
             db, store, parsers, batcher, embedder.count_tokens, max_file_bytes=settings.max_file_bytes,
             max_chunk_tokens=min(settings.chunk_tokens, embedder.model.max_tokens),
@@ -176,7 +178,7 @@ async def run_worker(settings: Settings, make: Adapters = adapters, database: ty
                     settings.keep_jobs_days, settings.keep_discarded_jobs_days, settings.keep_events_days
                 ),
                 reconcile=Reconcile(db, store),
-                polls=Polls(db, parsers.main) if parsers.main.remote else None,
+                polls=Polls(db, parsers.main, tell_ledger(ledger, parsers.main)) if parsers.main.remote else None,
                 parse_hours=settings.parse_hours,
             ),
             worker_id=worker_id, slots=settings.slots, tenant_cap=settings.tenant_cap,
@@ -199,7 +201,9 @@ async def _configure_limits(db: Database, settings: Settings, provider: str) -> 
         await db.fetchval("configure_rate_limit", provider, requests, tokens)
 
 
-def choose_parsers(settings: Settings, local: Parser, limits: Limits, stack: contextlib.AsyncExitStack) -> Parsers:
+def choose_parsers(
+    settings: Settings, local: Parser, db: Database, limits: Limits, ledger: Ledger, stack: contextlib.AsyncExitStack
+) -> Parsers:
     """Return the parser of SLUICE_PARSER, with the local one beside a remote one where its libraries are there.
 
     Raises Misconfigured when the key or the package is missing.
@@ -237,7 +241,25 @@ def choose_parsers(settings: Settings, local: Parser, limits: Limits, stack: con
 
         main = LlamaCloudParser(setup)
     stack.push_async_callback(main.aclose)
-    return Parsers(main, local if reads else None, settings.parse_cheap_first)
+    secret = settings.webhook_secret.get_secret_value() if settings.webhook_secret else None
+    return Parsers(
+        main, local if reads else None, settings.parse_cheap_first,
+        allow=ledger.allow, webhook=Webhooks(db, settings.webhook_url, secret).expect if settings.webhook_url else None,
+    )  # fmt: skip
+
+
+def tell_ledger(ledger: Ledger, parser: Parser) -> ParseSpent:
+    """Write down what came back; prices are by tier."""
+    tier = str(parser.options.get("tier"))
+
+    async def spent(sent: Sent, parsed: Parsed) -> None:
+        share = Spent(
+            sent.job_id, sent.claim, sent.document_id, sent.tenant_id, parser.name, tier, pages=len(parsed.pages)
+        )
+        # Named, because two pollers may have the same answer.
+        await ledger.spent([share], request=f"{parser.name}:{sent.reference}"[:128])
+
+    return spent
 
 
 def _wakeups(db: Database, settings: Settings, randomness: random.Random) -> Wakeups:

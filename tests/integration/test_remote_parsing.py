@@ -22,12 +22,14 @@ from tests.conftest import Database as MigratedDatabase
 from tests.database.project import Project
 from tests.reading import Reader, local_parser
 from tests.remote_parser import ScriptedParser, pages
+from worker.__main__ import tell_ledger
 from worker.db.pool import Database
 from worker.errors import Misconfigured, Rejected, Throttled, Transient, Unavailable
 from worker.model import Claim, ModelId, Parsed
 from worker.pipeline.embed.local import LocalEmbedder
 from worker.pipeline.fetch import ObjectStore
 from worker.pipeline.ingest import Ingest
+from worker.pipeline.ledger import Ledger
 from worker.pipeline.parse.choose import Parsers
 from worker.pipeline.parse.parser import Lost
 from worker.queue.attempt import Attempts
@@ -168,6 +170,29 @@ async def test_a_job_sleeps_without_slot_charge_or_event_while_the_service_reads
     assert len(world.parser.submitted) == 1
     ((sent, parsed),) = world.spent
     assert (sent.job_id, sent.document_id, sent.reference, parsed.credits) == (job["id"], stored, "job-1", 6.0)
+
+
+async def test_what_came_back_is_in_the_ledger_once_also_when_two_pollers_have_it(world: World, tenant: UUID) -> None:
+    stored = await world.upload(tenant)
+    await world.work()
+    world.parser.answers = [pages(*PAGES)]
+    ledger = Ledger(world.db)
+    polls = Polls(world.db, world.parser, tell_ledger(ledger, world.parser))
+    held: list[Sent] = []
+
+    async def hold(sent: Sent, parsed: Parsed) -> None:
+        held.append(sent)
+        await tell_ledger(ledger, world.parser)(sent, parsed)
+        await world.sql.owner.execute("update ingest.parses set next_poll_at = now()")
+        await polls.take_turn()  # another worker's poller, which ends it first
+
+    await world.sql.owner.execute("update ingest.parses set next_poll_at = now()")
+    await Polls(world.db, world.parser, hold).take_turn()
+    await ledger.aclose()
+    rows = await world.sql.owner.fetch("select document_id, provider, model, pages, requests from ingest.usage")
+    assert [tuple(row.values()) for row in rows] == [(stored, "scripted", "any", 2, 1)]
+    assert (len(held), len(world.parser.polled), (await world.parse())["state"]) == (1, 2, "done")
+    assert await world.sql.owner.fetchval("select count(*) from public.pages") == 2
 
 
 async def test_polls_come_five_seconds_apart_at_least_and_grow_to_a_minute(world: World, tenant: UUID) -> None:

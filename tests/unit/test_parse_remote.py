@@ -17,6 +17,7 @@ from worker.db.pool import Database
 from worker.errors import IngestError, Misconfigured, Rejected, Transient
 from worker.model import Parsed, Source
 from worker.pipeline.filetype import PDF
+from worker.pipeline.ledger import Ledger
 from worker.pipeline.limits import Limits
 from worker.pipeline.parse.answers import Bounds, assemble
 from worker.pipeline.parse.choose import Choice, Parsers
@@ -124,8 +125,11 @@ def settings(**given: Any) -> Settings:
 
 
 def chosen(**given: Any) -> Parsers:
-    limits = Limits(cast(Database, None), random.Random(1))
-    return choose_parsers(settings(**given), cast(Parser, Reading(pages(GOOD))), limits, contextlib.AsyncExitStack())
+    nowhere = cast(Database, None)
+    return choose_parsers(
+        settings(**given), cast(Parser, Reading(pages(GOOD))), nowhere, Limits(nowhere, random.Random(1)),
+        Ledger(nowhere), contextlib.AsyncExitStack(),
+    )  # fmt: skip
 
 
 def test_without_a_setting_files_are_read_here() -> None:

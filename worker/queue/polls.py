@@ -35,13 +35,13 @@ _LONGEST_BLOCK_SECONDS = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A parse that was sent away, and the claim, job and document that sent it; `document_id` may be gone."""
+    """A parse that was sent away, and the claim, job and document that sent it."""
 
     parse_id: ParseId
     tenant_id: TenantId
     job_id: JobId
     claim: int
-    document_id: DocumentId | None
+    document_id: DocumentId
     reference: str
     waited: float
 
