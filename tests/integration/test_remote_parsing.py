@@ -26,10 +26,13 @@ from worker.__main__ import tell_ledger
 from worker.db.pool import Database
 from worker.errors import Misconfigured, Rejected, Throttled, Transient, Unavailable
 from worker.model import Claim, ModelId, Parsed
+from worker.pipeline.embed.batcher import Batcher
 from worker.pipeline.embed.local import LocalEmbedder
+from worker.pipeline.embed.vectors import Vectors
 from worker.pipeline.fetch import ObjectStore
 from worker.pipeline.ingest import Ingest
 from worker.pipeline.ledger import Ledger
+from worker.pipeline.limits import Limits
 from worker.pipeline.parse.choose import Parsers
 from worker.pipeline.parse.parser import Lost
 from worker.queue.attempt import Attempts
@@ -67,13 +70,14 @@ class World:
         self.local = local_parser()
         self.files = Files()
         self.spent: list[tuple[Sent, Parsed]] = []
-        self._embedder = embedder
+        self._count_tokens = embedder.count_tokens
+        self.batcher = Batcher(embedder, Vectors(db, ModelId(1)), Limits(db, random.Random(1)))
         self._directory = directory
 
     def attempts(self, *, cheap_first: bool = False, local: bool = True) -> Attempts:
         parsers = Parsers(self.parser, self.local if local else None, cheap_first)
         work = Ingest(
-            self.db, cast(ObjectStore, self.files), parsers, self._embedder, ModelId(1),
+            self.db, cast(ObjectStore, self.files), parsers, self.batcher, self._count_tokens,
             max_file_bytes=10_000_000, max_chunk_tokens=200,
         )  # fmt: skip
         return Attempts(self.db, work, self._directory, 60, random.Random(1))
@@ -131,6 +135,7 @@ async def world(database: MigratedDatabase, embedder: LocalEmbedder, tmp_path: P
     db = await Database.open(database.url("ingest_worker"), size=6)
     made = World(await Project(database).open(), db, embedder, tmp_path)
     yield made
+    await made.batcher.aclose()
     await made.local.aclose()
     await db.close()
 
