@@ -151,7 +151,7 @@ async def run_worker(settings: Settings, make: Adapters = adapters, database: ty
         # A connection for each slot, and two for claims, renewals and chores.
         db = await database.open(database_url, size=settings.slots + 2, pooler=settings.database_pooler)
         stack.push_async_callback(db.close)
-        store = await ObjectStore.open(settings.supabase_url, settings.supabase_secret_key.get_secret_value())
+        store = ObjectStore(settings.supabase_url, settings.supabase_secret_key.get_secret_value())
         stack.push_async_callback(store.close)
         parser, embedder = make(settings, directory, stack)
         vectors = Vectors(db, await active_model(db, embedder.model))

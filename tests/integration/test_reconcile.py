@@ -160,10 +160,14 @@ async def bucket(project: Project, *, watched: bool) -> AsyncIterator[str]:
 
 async def fill(stack: Stack, shelf: str, folder: str, count: int) -> list[str]:
     """Store files with the secret key."""
-    store = await ObjectStore.open(stack.api_url, stack.secret_key)
+    store = ObjectStore(stack.api_url, stack.secret_key)
     names = [f"{folder}/{number}.md" for number in range(count)]
     for name in names:
-        await store._client.storage.from_(shelf).upload(name, b"# A\n\nText.", {"content-type": "text/markdown"})
+        await (
+            (await store._client())
+            .storage.from_(shelf)
+            .upload(name, b"# A\n\nText.", {"content-type": "text/markdown"})
+        )
     await store.close()
     return names
 
@@ -217,8 +221,8 @@ async def test_a_refusal_is_told_and_is_an_error_of_the_command_and_a_dry_run_ch
     async with bucket(project, watched=True) as shelf:
         names = await fill(stack, shelf, ada.folder, 2)
         async with disabled_trigger(project):
-            store = await ObjectStore.open(stack.api_url, stack.secret_key)
-            await store._client.storage.from_(shelf).remove(names)
+            store = ObjectStore(stack.api_url, stack.secret_key)
+            await (await store._client()).storage.from_(shelf).remove(names)
             await store.close()
 
         dry = await sluice(stack, "reconcile", "--dry-run")
@@ -243,7 +247,7 @@ async def test_storages_word_counts_only_when_it_says_plainly_that_this_object_i
 ) -> None:
     path = await ada.upload("here.md", b"# Here")
     document = (await project.document(path))["id"]
-    store = await ObjectStore.open(stack.api_url, stack.secret_key)
+    store = ObjectStore(stack.api_url, stack.secret_key)
     assert not await store.lacks(document, "documents", path)
     assert await store.lacks(document, "documents", f"{ada.folder}/gone.md")
     assert await store.lacks(uuid4(), "documents", path)  # the name is another's now
@@ -259,7 +263,7 @@ async def test_storages_word_counts_only_when_it_says_plainly_that_this_object_i
         writer.close()
 
     server = await asyncio.start_server(proxy, "127.0.0.1", 0)
-    elsewhere = await ObjectStore.open(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", stack.secret_key)
+    elsewhere = ObjectStore(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", stack.secret_key)
     for status, body in (
         (404, b"<h1>Not Found</h1>"),
         (404, b'{"message": "Route not found", "error": "Not Found", "statusCode": "404"}'),

@@ -103,7 +103,7 @@ async def _backfill(settings: Settings, bucket: str, watch: bool) -> Report:
 async def _comparison(settings: Settings) -> AsyncIterator[tuple[Database, Reconcile]]:
     db = await Database.open(settings.database_url.get_secret_value(), size=1)
     try:
-        store = await ObjectStore.open(settings.supabase_url, settings.supabase_secret_key.get_secret_value())
+        store = ObjectStore(settings.supabase_url, settings.supabase_secret_key.get_secret_value())
         try:
             yield db, Reconcile(db, store)
         finally:

@@ -6,16 +6,19 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 from uuid import UUID
 
 import httpx
-from supabase import AsyncClient, AsyncClientOptions, StorageException, acreate_client
 
 from worker.db.pool import Database
 from worker.errors import Misconfigured, Moved, Rejected, Superseded, Transient, Unavailable
 from worker.model import Claim, Source
 from worker.pipeline.filetype import sniff
+
+if TYPE_CHECKING:
+    from supabase import AsyncClient
 
 _TIMEOUT = httpx.Timeout(30, connect=10)
 
@@ -31,19 +34,24 @@ class ObjectStore:
     (507 MB for 200 MB). Nor is a URL signed first, which would be a second request a file.
     """
 
-    def __init__(self, client: AsyncClient, http: httpx.AsyncClient, url: str, secret_key: str) -> None:
-        self._client = client
-        self._http = http
+    def __init__(self, url: str, secret_key: str) -> None:
+        """Make the connection pool; nothing is sent yet."""
+        self._http = httpx.AsyncClient(timeout=_TIMEOUT, follow_redirects=False)
+        self._url = url
+        self._key = secret_key
+        self._made: AsyncClient | None = None
         self._objects = f"{url.rstrip('/')}/storage/v1/object/authenticated"
         # Both headers: the gateway takes a key that is no JWT as a bearer only where it is the apikey too.
         self._headers = {"apikey": secret_key, "authorization": f"Bearer {secret_key}"}
 
-    @classmethod
-    async def open(cls, url: str, secret_key: str) -> ObjectStore:
-        """Make the clients; nothing is sent yet."""
-        http = httpx.AsyncClient(timeout=_TIMEOUT, follow_redirects=False)
-        options = AsyncClientOptions(auto_refresh_token=False, persist_session=False, httpx_client=http)
-        return cls(await acreate_client(url, secret_key, options), http, url, secret_key)
+    async def _client(self) -> AsyncClient:
+        # Imported here: the package takes 0.15 s and 30 MB, and a worker needs it for reconcile only.
+        from supabase import AsyncClientOptions, acreate_client
+
+        if self._made is None:
+            options = AsyncClientOptions(auto_refresh_token=False, persist_session=False, httpx_client=self._http)
+            self._made = await acreate_client(self._url, self._key, options)
+        return self._made
 
     async def close(self) -> None:
         """Close the connections."""
@@ -65,8 +73,10 @@ class ObjectStore:
 
         Any other answer, and none, is no: a missing bucket, a refused key and a proxy's 404 too.
         """
+        from supabase import StorageException
+
         try:
-            info = await self._client.storage.from_(bucket).info(name)
+            info = await (await self._client()).storage.from_(bucket).info(name)
         except StorageException as exc:
             said = (str(getattr(exc, "status", "")), getattr(exc, "code", ""))
             return said == ("404", "not_found")

