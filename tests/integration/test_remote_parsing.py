@@ -200,6 +200,24 @@ async def test_what_came_back_is_in_the_ledger_once_also_when_two_pollers_have_i
     assert await world.sql.owner.fetchval("select count(*) from public.pages") == 2
 
 
+async def test_pages_that_come_when_the_file_was_sent_anew_are_not_kept(world: World, tenant: UUID) -> None:
+    await world.upload(tenant)
+    await world.work()
+    world.parser.answers = [pages("Of the first submission.")]
+
+    async def meanwhile(sent: Sent, parsed: Parsed) -> None:
+        await world.sql.owner.execute("select ingest.resubmit_parse($1, $2, 'c', 'm')", sent.parse_id, sent.reference)
+
+    await world.sql.owner.execute("update ingest.parses set next_poll_at = now()")
+    await Polls(world.db, world.parser, meanwhile).take_turn()
+    assert await world.sql.owner.fetchval("select count(*) from public.pages") == 0
+    await world.work()
+    world.parser.answers = [pages(*PAGES)]
+    await world.poll()
+    await world.work()
+    assert await world.sql.owner.fetchval("select state from public.documents") == "ready"
+
+
 async def test_polls_come_five_seconds_apart_at_least_and_grow_to_a_minute(world: World, tenant: UUID) -> None:
     await world.upload(tenant)
     await world.work()
