@@ -151,7 +151,7 @@ async def test_vectors_of_another_dimension_are_our_mistake(double: ProviderDoub
         ({"retry-after": "7"}, 7, 7),
         ({"retry-after": "0.5"}, 0.5, 0.5),
         ({"retry-after": "7", "retry-after-ms": "250"}, 0.25, 0.25),
-        ({"retry-after": formatdate(time.time() + 600, usegmt=True)}, 550, 601),
+        ({"retry-after": "in ten minutes"}, 550, 601),
         ({"retry-after": "31536000"}, 31536000, 31536000),
         ({"retry-after": "soon"}, 5, 5),
         ({"retry-after": "-3"}, 0, 0),
@@ -161,6 +161,8 @@ async def test_vectors_of_another_dimension_are_our_mistake(double: ProviderDoub
 async def test_a_429_is_one_request_and_waits_as_long_as_it_says(
     double: ProviderDouble, openai: OpenAIEmbedder, headers: dict[str, str], least: float, most: float
 ) -> None:
+    if headers.get("retry-after") == "in ten minutes":
+        headers = {"retry-after": formatdate(time.time() + 600, usegmt=True)}
     double.on("POST", PATH, Reply(429, error(kind="tokens", code="rate_limit_exceeded"), headers))
     raised = await failure(openai)
     assert isinstance(raised, Throttled)
