@@ -104,7 +104,7 @@ def test_ctrl_c_while_starting_leaves_nothing(temporary: Path, phase: Callable[[
     assert list(temporary.iterdir()) == []
 
 
-@pytest.mark.parametrize("line", [": parse", "Stack and worker stay up"])
+@pytest.mark.parametrize("line", [": embed", "Stack and worker stay up"])
 def test_ctrl_c_while_working_leaves_nothing(temporary: Path, line: str) -> None:
     with foreground(temporary, "--keep") as process:
         assert process.stdout is not None
