@@ -1,19 +1,16 @@
-"""`scripts/prove`: the heavy counts; each run is a line in docs/proofs, and docs/reliability.md is made of them."""
+"""`scripts/prove`: the heavy counts; each run is a line in docs/proofs, and two pages are made of them."""
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
-import time
-from datetime import UTC, datetime
 from typing import Any
 
 import click
 
 from local import deno
+from tests.benchmarks import performance
+from tests.chaos.record import run, table, write
 
-PROOFS = deno.REPOSITORY / "docs" / "proofs"
 PAGE = deno.REPOSITORY / "docs" / "reliability.md"
 # A fault each second or so: over the jobs of all seeds some hundreds of kills at every stage.
 PARTS: dict[str, list[str]] = {
@@ -27,6 +24,7 @@ PARTS: dict[str, list[str]] = {
     "queue": ["scripts/bench queue --json"],
     "ingest": ["scripts/bench"],
     "search": ["scripts/bench search"],
+    "bench": list(performance.COMMANDS),
 }
 # A queue without its fence must be found out.
 _EXPECTED_EXIT = {"fence": 1}
@@ -43,63 +41,25 @@ _ZERO = {
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("parts", nargs=-1, type=click.Choice([*PARTS, "page"]))
 def main(parts: tuple[str, ...]) -> None:
-    """Run PARTS (all), one command after another; `page` only writes docs/reliability.md anew."""
+    """Run PARTS (all), one command after another; `page` only writes the pages anew."""
     failed = 0
     for part in parts or tuple(PARTS):
         for command in PARTS.get(part, []):
             click.echo(command)
-            failed += _run(part, command) != _EXPECTED_EXIT.get(part, 0)
+            failed += run(part, command) != _EXPECTED_EXIT.get(part, 0)
     _write_page()
     sys.exit(1 if failed else 0)
 
 
-def _run(part: str, command: str) -> int:
-    began, day = time.monotonic(), datetime.now(UTC).strftime("%Y-%m-%d")
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=deno.REPOSITORY, capture_output=True, text=True, check=False
-    ).stdout.strip()
-    done = subprocess.run(
-        command.split(), cwd=deno.REPOSITORY, stdout=subprocess.PIPE, text=True, check=False, timeout=3600
-    )
-    said = done.stdout.strip()
-    line: dict[str, Any] = {
-        "date": day,
-        "commit": commit,
-        "command": command,
-        "exit": done.returncode,
-        "took_seconds": round(time.monotonic() - began, 1),
-    }
-    try:
-        line["report"] = json.loads(said.rpartition("\n")[2])
-    except ValueError:
-        line["said"] = said
-    PROOFS.mkdir(parents=True, exist_ok=True)
-    with (PROOFS / f"{part}.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-    return done.returncode
-
-
-def _lines(part: str) -> list[dict[str, Any]]:
-    path = PROOFS / f"{part}.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-
-
 def _write_page() -> None:
-    """Put the tables between their marks; what stands around them is written by hand."""
-    text = PAGE.read_text(encoding="utf-8")
     tables = {"chaos": _chaos, "fence": _fence, "recovery": _recovery, "neighbours": _neighbours, "queue": _queue}
-    for part, table in tables.items():
-        begin, end = f"<!-- {part}: begin -->", f"<!-- {part}: end -->"
-        before, _, rest = text.partition(begin)
-        _, _, after = rest.partition(end)
-        lines = _lines(part)
-        text = f"{before}{begin}\n\n{table(lines) if lines else 'Not run yet.'}\n\n{end}{after}"
-    PAGE.write_text(text, encoding="utf-8")
+    write(PAGE, {part: (part, make) for part, make in tables.items()})
+    performance.write_page()
 
 
 def _chaos(lines: list[dict[str, Any]]) -> str:
     runs = [(line, line["report"]) for line in lines if "report" in line]
-    table = _table(
+    runs_table = table(
         ["date", "commit", "seed", "jobs", "kills", *_ZERO.values(), "seconds", "exit"],
         [
             [line["date"], line["commit"], r["seed"], r["jobs"], r["kills"], *(r[name] for name in _ZERO), r["seconds"],
@@ -117,11 +77,11 @@ def _chaos(lines: list[dict[str, Any]]) -> str:
                 injected[name] = injected.get(name, 0) + count
     counted = "; ".join(f"{what} {count}" for what, count in sorted(injected.items()))
     commands = "\n".join(f"    {command}" for command in dict.fromkeys(line["command"] for line, _ in runs))
-    return f"{table}\n\nInjected over all of them: {counted}.\n\nCommands:\n\n{commands}"
+    return f"{runs_table}\n\nInjected over all of them: {counted}.\n\nCommands:\n\n{commands}"
 
 
 def _fence(lines: list[dict[str, Any]]) -> str:
-    return _table(
+    return table(
         ["date", "commit", "seed", "jobs", "publishes held back", "committed twice", "other findings", "exit"],
         [
             [line["date"], line["commit"], r["seed"], r["jobs"], r["injected"].get("publish held back", 0),
@@ -132,7 +92,7 @@ def _fence(lines: list[dict[str, Any]]) -> str:
 
 
 def _recovery(lines: list[dict[str, Any]]) -> str:
-    return _table(
+    return table(
         ["date", "commit", "lease s", "jobs held by killed workers", "p50 s", "p99 s", "max s", "command"],
         [
             [line["date"], line["commit"], r["lease_seconds"],
@@ -144,7 +104,7 @@ def _recovery(lines: list[dict[str, Any]]) -> str:
 
 def _neighbours(lines: list[dict[str, Any]]) -> str:
     names = ("clean", "refused", "kills its parser", "kills its worker")
-    return _table(
+    return table(
         ["date", "commit", "beside one that", "others ready, at least", "seconds", "times the clean", "its leases",
          "command"],
         [
@@ -177,12 +137,7 @@ def _queue(lines: list[dict[str, Any]]) -> str:
             for f in report["fairness"]
         ),
     ]  # fmt: skip
-    return f"{_table(['what', 'measured'], rows)}\n\n{line['date']}, {line['commit']}, `{line['command']}`."
-
-
-def _table(head: list[str], rows: list[list[Any]]) -> str:
-    written = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in row) + " |" for row in written)
+    return f"{table(['what', 'measured'], rows)}\n\n{line['date']}, {line['commit']}, `{line['command']}`."
 
 
 if __name__ == "__main__":
