@@ -51,6 +51,8 @@ from worker.settings import Settings
 Adapters: TypeAlias = Callable[[Settings, Path, contextlib.AsyncExitStack], tuple[Parser, Embedder]]
 """Makes the two that speak for a provider; gets the worker's directory, and leaves with the stack what closes them."""
 
+_CONNECTIONS = 8
+
 sluice.add_command(reconcile)
 sluice.add_command(backfill)
 sluice.add_command(usage)
@@ -148,8 +150,10 @@ async def run_worker(settings: Settings, make: Adapters = adapters, database: ty
 
     async with contextlib.AsyncExitStack() as stack:
         directory = stack.enter_context(workspace(settings.temp_dir))
-        # A connection for each slot, and two for claims, renewals and chores.
-        db = await database.open(database_url, size=settings.slots + 2, pooler=settings.database_pooler)
+        # Calls take milliseconds and none waits for a network: more connections than this only fight for the database's
+        # processors. 34 of them made publishing take 25 ms instead of 7. Two are for claims, renewals and chores.
+        size = min(settings.slots, _CONNECTIONS) + 2
+        db = await database.open(database_url, size=size, pooler=settings.database_pooler)
         stack.push_async_callback(db.close)
         store = ObjectStore(settings.supabase_url, settings.supabase_secret_key.get_secret_value())
         stack.push_async_callback(store.close)
