@@ -55,16 +55,6 @@ class Control:
                 os._exit(70)  # the harness is gone
 
 
-class ObservedSession(Session):
-    """Calls of a transaction; `last` names the last one."""
-
-    last = ""
-
-    async def fetchval(self, name: str, *arguments: Any) -> Any:
-        self.last = name
-        return await super().fetchval(name, *arguments)
-
-
 class ObservedDatabase(Database):
     """The worker's database, whose calls show which stage it is in."""
 
@@ -74,6 +64,8 @@ class ObservedDatabase(Database):
         rows = await super().fetch(name, *arguments)
         if name == "claim_jobs" and rows:
             await self.control.tell("claim", str(arguments[0]))
+        elif name == "begin_embed":
+            await self.control.tell("embed")
         return rows
 
     async def fetchrow(self, name: str, *arguments: Any) -> asyncpg.Record | None:
@@ -88,16 +80,15 @@ class ObservedDatabase(Database):
         if name == "publish":
             await self.control.tell("publish")
         value = await super().fetchval(name, *arguments)
-        if name == "enter_stage" and arguments[2] == "embed":
-            await self.control.tell("embed")
+        if name == "store_parse":
+            await self.control.tell("chunk")
         return value
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[Session]:
         async with super().transaction() as session:
-            observed = ObservedSession(session._connection)
-            yield observed
-        await self.control.tell("chunk" if observed.last == "finish_parse" else "stored")
+            yield session
+        await self.control.tell("stored")
 
 
 class ChaosParser:

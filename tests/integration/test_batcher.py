@@ -195,7 +195,7 @@ async def test_a_text_that_is_stored_while_another_document_looks_for_it_is_not_
     batcher, first = world.batcher(), await world.claim()
     second = await world.claim(first.tenant_id)
     with batcher.order(second) as order:
-        missing = await batcher.vectors.missing(second.tenant_id, list(keys("same")))
+        missing = await batcher.vectors.begin(second, list(keys("same")), 0.3, None)
         assert missing == keys("same")
         await run(batcher, first, "same")
         order.ask([(key, "same", 1) for key in missing])

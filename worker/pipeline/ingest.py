@@ -70,8 +70,10 @@ class Ingest:
         if not chunks:
             raise Rejected("no_text", "The file holds no text that could be searched. Upload one with text.")
 
-        await stages.enter("embed", {"chunks": len(chunks)})
-        embedded = await embed(self.batcher, claim, chunks, stages.report)
+        embedded = await embed(
+            self.batcher, claim, chunks, stages.report,
+            progress=_BEGINS["embed"], left=stages.follow("embed", {"chunks": len(chunks)}),
+        )  # fmt: skip
 
         left = stages.leave({"embedded": embedded})
         for tries_left in reversed(range(_PUBLISH_TRIES)):
@@ -107,12 +109,19 @@ class _Stages:
 
     async def enter(self, stage: Stage, detail: Mapping[str, object], *, short: bool = False) -> None:
         """Leave the stage before with this detail; `short` says that the new one is expected to be over at once."""
+        if short and self._clock() - self._told < _SHORT_SECONDS:
+            self.leave(detail)
+            self._stage = stage
+            return
+        left = self.follow(stage, detail)
+        await self._db.fetchval("enter_stage", self._claim.job_id, self._claim.number, stage, _BEGINS[stage], left)
+
+    def follow(self, stage: Stage, detail: Mapping[str, object]) -> str:
+        """Enter a stage that the caller tells, with this JSON of all that were left and are not told yet."""
         left = self.leave(detail)
         self._stage = stage
-        if short and self._since - self._told < _SHORT_SECONDS:
-            return
         self._left, self._told = [], self._since
-        await self._db.fetchval("enter_stage", self._claim.job_id, self._claim.number, stage, _BEGINS[stage], left)
+        return left
 
     def leave(self, detail: Mapping[str, object]) -> str:
         """End the stage, and return in JSON all that were left and are not told yet."""

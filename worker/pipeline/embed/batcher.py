@@ -276,10 +276,11 @@ class Batcher:
             if bills:  # the answer is of no use, but it was counted
                 await self._tell(payers, batch, sum(bills))
             raise
-        await self._tell(payers, batch, sum(bills) if bills else None)
         for payer in payers:
             payer.paid += 1
+        # Before the ledger is told: publishing need not wait for it.
         self._done(batch)
+        await self._tell(payers, batch, sum(bills) if bills else None)
         return None
 
     async def _store(self, batch: Sequence[_Text], vectors: NDArray[np.float32]) -> None:

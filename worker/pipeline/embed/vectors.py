@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pgvector import HalfVector
 
 from worker.db.pool import Database
-from worker.model import ModelId, TenantId
+from worker.model import Claim, ModelId, TenantId
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +20,15 @@ class Vectors:
     db: Database
     model_id: ModelId
 
-    async def missing(self, tenant_id: TenantId, keys: Sequence[bytes]) -> set[bytes]:
-        """Return those of the tenant's contents that have no vector yet."""
-        rows = await self.db.fetch("missing_vectors", self.model_id, tenant_id, keys)
-        return {row["missing_vectors"] for row in rows}
+    async def begin(self, claim: Claim, keys: Sequence[bytes], progress: float, left: str | None) -> set[bytes]:
+        """Enter the stage with what was left before it (None: it is entered), and return the keys without a vector.
+
+        Raises StaleClaim or Superseded for work that nobody wants any more.
+        """
+        rows = await self.db.fetch(
+            "begin_embed", claim.job_id, claim.number, progress, left, self.model_id, claim.tenant_id, keys
+        )
+        return {row["begin_embed"] for row in rows}
 
     async def store(self, owners: Sequence[tuple[TenantId, bytes]], vectors: NDArray[np.float32]) -> None:
         """Keep a row of `vectors` for each tenant and content, in one transaction; those that exist stay as they are.

@@ -118,18 +118,11 @@ def _asleep() -> Waiting:
 
 
 async def _store(db: Database, claim: Claim, parse_id: ParseId, parsed: Parsed) -> None:
-    async with db.transaction() as session:
-        await session.fetchval("hold_claim", claim.job_id, claim.number)
-        await session.copy(
-            "pages",
-            ("parse_id", "page", "tenant_id", "markdown"),
-            ((parse_id, page.number, claim.tenant_id, page.markdown) for page in parsed.pages),
-            schema="public",
-        )
-        await session.fetchval(
-            "finish_parse", claim.job_id, claim.number, parse_id,
-            len(parsed.pages), parsed.title, parsed.mime_type, list(parsed.notes),
-        )  # fmt: skip
+    await db.fetchval(
+        "store_parse", claim.job_id, claim.number, parse_id, claim.tenant_id,
+        [page.number for page in parsed.pages], [page.markdown for page in parsed.pages],
+        parsed.title, parsed.mime_type, list(parsed.notes),
+    )  # fmt: skip
 
 
 async def _known(
