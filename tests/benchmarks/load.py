@@ -24,24 +24,20 @@ async def measure(documents: int, rounds: int) -> dict[str, Any]:
     deferred: list[tuple[float, float]] = []
     run: Run | None = None
     async with world(documents) as made:
-        partition = await made.admin.fetchval(
-            "select 'ingest.embeddings_' || id from ingest.embedding_models where provider = 'openai'"
-        )
-        build = f"create index of_vectors on {partition} using hnsw (embedding extensions.halfvec_cosine_ops)"
         for number in range(rounds):
             for after in (True, False)[:: -1 if number % 2 else 1]:
                 say(f"round {number + 1} of {rounds}, index {'afterwards' if after else 'from the beginning'}")
-                await made.admin.execute("drop index if exists ingest.of_vectors")
+                await made.drop_index()
                 await made.fill(bare=False)
                 await made.double.reset()
                 if not after:
-                    await made.admin.execute(build)
+                    await made.index_vectors()
                 run = await made.work(made.settings(8, 32))
                 if not after:
                     inline.append(run.steady)
                     continue
                 began = time.monotonic()
-                await made.admin.execute(build)
+                await made.index_vectors()
                 deferred.append((run.steady, time.monotonic() - began))
     assert run is not None
     index = median(built for _, built in deferred)

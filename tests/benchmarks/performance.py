@@ -13,12 +13,13 @@ _C16 = "scripts/bench w1 --concurrency 16 --json"
 _L80 = "scripts/bench w1 --latency 80 --json"
 _L80_10 = "scripts/bench w1 --latency 80+10 --concurrency 16 --json"
 _HNSW = "scripts/bench w1 --hnsw --rounds 3 --json"
-_LIMITED = "scripts/bench w1 --latency 80 --tokens-per-minute 600000 --rounds 1 --json"
+_LIMITED = "scripts/bench w1 --latency 80 --tokens-per-minute 600000 --untold --rounds 1 --json"
+_TOLD = "scripts/bench w1 --latency 80 --tokens-per-minute 600000 --rounds 1 --json"
 _IDLE = "scripts/bench idle --json"
 _LOAD = "scripts/bench load --rounds 3 --json"
 _POISON = "scripts/bench poison --json"
 _FOOTPRINT = "scripts/bench footprint --json"
-COMMANDS = (_L0, _C16, _L80, _L80_10, _HNSW, _LIMITED, _IDLE, _LOAD, _POISON, _FOOTPRINT)
+COMMANDS = (_L0, _C16, _L80, _L80_10, _HNSW, _LIMITED, _TOLD, _IDLE, _LOAD, _POISON, _FOOTPRINT)
 
 Line = dict[str, Any]
 
@@ -59,12 +60,15 @@ def _w1(lines: list[Line]) -> str:
 
 def _others(lines: list[Line]) -> str:
     rows: list[list[Any]] = []
-    if line := _newest(lines, _LIMITED):
-        r = line["report"]
-        rows.append(
-            [f"{r['tokens_per_minute']:,} tokens a minute: seconds, the bucket's ideal, times the ideal; not ready",
-             f"{r['steady_seconds']}, {r['ideal_seconds']}, {r['times_the_ideal']}; {r['not_ready']}", line]
-        )  # fmt: skip
+    for command, how in ((_LIMITED, "and the worker is refused above them"), (_TOLD, "and the worker is told")):
+        if line := _newest(lines, command):
+            r = line["report"]
+            rows.append(
+                [f"{r['tokens_per_minute']:,} tokens a minute, {how}: seconds, ideal of a bucket that is full at the "
+                 "start, times that, times the ideal of ten seconds' worth; refused; not ready",
+                 f"{r['steady_seconds']}, {r['ideal_seconds']}, {r['times_the_ideal']}, "
+                 f"{r['times_the_ideal_of_its_own_bucket']}; {r['throttled']}; {r['not_ready']}", line]
+            )  # fmt: skip
     if line := _newest(lines, _IDLE):
         rows += [
             [f"idle, insert to visible less {r['latency']} ms of the provider: p50, p99 ms; one commit",

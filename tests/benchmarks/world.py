@@ -175,6 +175,23 @@ class World:
         self._versions.append(str(uuid4()))
         self._file(self._versions[-1], self.texts[-1])
 
+    async def index_vectors(self) -> None:
+        """Put an HNSW index with pgvector's own parameters over the model's vectors; `drop_index` removes it."""
+        await self.admin.execute(
+            f"create index of_vectors on {await self._partition()} using hnsw"
+            f" ((embedding::extensions.halfvec({DIMENSIONS})) extensions.halfvec_cosine_ops)"
+        )
+
+    async def drop_index(self) -> None:
+        """Remove the index over the vectors, where there is one."""
+        await self.admin.execute("drop index if exists ingest.of_vectors")
+
+    async def _partition(self) -> str:
+        name: str = await self.admin.fetchval(
+            "select 'ingest.embeddings_' || id from ingest.embedding_models where provider = 'openai'"
+        )
+        return name
+
     def settings(self, concurrency: int, slots: int, **more: str) -> dict[str, str]:
         """Return the settings of a worker that embeds with the double."""
         return {
