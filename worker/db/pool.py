@@ -12,7 +12,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
-from pgvector.asyncpg import register_vector
 
 from worker.db import queries
 from worker.db.connect import Pooler, connect_options, shares_backends
@@ -149,6 +148,8 @@ async def _nothing(connection: asyncpg.Connection) -> None:
 
 
 async def _prepare(connection: asyncpg.Connection) -> None:
+    from pgvector.asyncpg import register_vector  # brings numpy, which `--help` has no use for
+
     await register_vector(connection, schema="extensions")
 
 

@@ -15,9 +15,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from worker.errors import IngestError, Rejected, Throttled, Transient
 from worker.model import Claim, TenantId
@@ -26,6 +24,10 @@ from worker.pipeline.embed.shares import shares
 from worker.pipeline.embed.vectors import Vectors
 from worker.pipeline.ledger import Spent
 from worker.pipeline.limits import Limits
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _TURN_TEXTS = 64
 """What one order gives to a request before the next one's turn."""

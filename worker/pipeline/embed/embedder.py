@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Protocol
 
 from worker.errors import Misconfigured, Transient
 from worker.model import EmbeddingModel
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,8 @@ def check_vectors(vectors: NDArray[np.float32], *, count: int, model: EmbeddingM
 
     Raises Misconfigured for a wrong dimension, which no retry can mend, and Transient for the rest.
     """
+    import numpy as np  # here: a command that only says its options would wait 0.1 s for it
+
     if vectors.ndim == 2 and vectors.shape[1] != model.dimensions:
         raise Misconfigured(
             "embedding_dimension",

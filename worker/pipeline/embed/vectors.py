@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
-from pgvector import HalfVector
+from typing import TYPE_CHECKING
 
 from worker.db.pool import Database
 from worker.model import Claim, ModelId, TenantId
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,9 @@ class Vectors:
 
         The vectors are checked already and no longer than a half float can hold: of unit length.
         """
-        halves = vectors.astype(np.float16)
+        from pgvector import HalfVector  # brings numpy
+
+        halves = vectors.astype("float16")
         async with self.db.transaction() as session:
             await session.fetchval("prepare_incoming_embeddings")
             await session.copy(
