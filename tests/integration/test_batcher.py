@@ -135,14 +135,17 @@ async def test_two_documents_of_two_tenants_are_one_request_and_each_gets_its_ow
         assert np.allclose(row["embedding"].to_numpy(), expected[row["content_sha256"]], atol=1e-3)
 
 
-async def test_a_lone_document_waits_no_longer_than_the_linger(world: World) -> None:
-    batcher, claim = world.batcher(replace(FEW, linger=0.3)), await world.claim()
+async def test_a_lone_document_does_not_linger_and_two_wait_no_longer_than_that(world: World) -> None:
+    batcher, first, second = world.batcher(replace(FEW, linger=2)), await world.claim(), await world.claim()
     loop = asyncio.get_running_loop()
-    task = run(batcher, claim, "alone")
     began = loop.time()
-    await world.double.arrived(1)
-    assert 0.25 < loop.time() - began < 1
-    assert await task == 1
+    assert await run(batcher, first, "alone") == 1
+    assert loop.time() - began < 1.5
+
+    began = loop.time()
+    with batcher.order(first):  # another document is under way
+        assert await run(batcher, second, "in company") == 1
+    assert 1.9 < loop.time() - began < 10
 
 
 async def test_a_full_request_does_not_linger(world: World) -> None:

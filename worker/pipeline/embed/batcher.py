@@ -158,7 +158,9 @@ class Batcher:
 
     def _queue(self, order: Order, text: _Text) -> None:
         if not self._waiting_texts:
-            self._due = asyncio.get_running_loop().time() + self._batching.linger
+            # Alone there is nobody to wait for: an idle worker's document goes at once.
+            linger = self._batching.linger if len(self._orders) > 1 else 0.0
+            self._due = asyncio.get_running_loop().time() + linger
         if not order.queue:
             self._turns.append(order)
         order.queue.append(text)
