@@ -15,6 +15,12 @@ select job_id, answer from ingest.renew_leases($1::bigint[], $2::bigint[], $3::i
 -- name: mark_begun
 select ingest.mark_begun($1::bigint, $2::bigint, $3::boolean);
 
+-- name: refuse_over_quota
+select ingest.refuse_over_quota($1::bigint, $2::bigint, $3::text);
+
+-- name: retry_over_quota
+select ingest.retry_over_quota();
+
 -- name: begin_fetch
 select bucket_id, name, object_version, size, language, set_config('synchronous_commit', 'off', true) as no_wait
   from ingest.begin_fetch($1::bigint, $2::bigint);
@@ -219,3 +225,12 @@ select ingest.add_embedding_model($1::text, $2::text, $3::int);
 
 -- name: activate_model
 select ingest.activate_embedding_model($1::smallint);
+
+-- name: erasable
+select tenant_id, kind, name, members, documents, jobs from ingest.erasable($1::uuid[]);
+
+-- name: objects_of
+select bucket_id, name from ingest.objects_of($1::uuid, $2::int);
+
+-- name: erase_rows
+select ingest.erase_rows($1::uuid, $2::int);
