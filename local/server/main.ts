@@ -62,7 +62,7 @@ async function build(publicUrl: string): Promise<{ handle: Handle; api: Api; rea
     ...keys,
     databaseUrl: setting("SLUICE_STORAGE_DATABASE_URL"),
     directory: setting("SLUICE_STORAGE_DIRECTORY"),
-    publicUrl,
+    fileSizeLimit: Number(Deno.env.get("SLUICE_STORAGE_FILE_SIZE_LIMIT")) || undefined,
   });
   const realtime = createRealtime({ ...keys, databaseUrl: setting("SLUICE_REALTIME_DATABASE_URL") });
   // What the platform tells every function.
