@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from local import interrupt
+from local.embeddings_process import embedding
 from local.errors import StackError
 from local.session import described, until_one_ends
 from local.stack import DEFAULT_DIRECTORY, DEFAULT_PORT, Stack
@@ -26,7 +27,11 @@ def main(port: int, directory: Path) -> None:
 
 
 async def _develop(port: int, directory: Path) -> int:
-    async with Stack(directory, port=port) as stack:
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    async with (
+        embedding(directory / "embeddings.log") as url,
+        Stack(directory, port=port, functions={"SLUICE_EMBEDDINGS_URL": url}) as stack,
+    ):
         click.echo(f"The local Supabase is up, and a worker beside it. Ctrl-C ends both.\n\n{described(stack)}\n")
         async with working(stack) as worker:
             await until_one_ends(stack, worker)

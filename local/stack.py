@@ -10,6 +10,7 @@ A stack keeps everything in one directory and is started there as often as one l
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 from types import TracebackType
@@ -35,7 +36,8 @@ class Stack:
 
     `port` is the API's on 127.0.0.1, 0 for a free one. `durable=False` is for tests: faster, and lost when the
     machine crashes. `project` holds the folder `supabase` with migrations and functions. `largest_upload` in bytes is
-    the project's limit, which no bucket exceeds; without it 50 MB, as a new project has it.
+    the project's limit, which no bucket exceeds; without it 50 MB, as a new project has it. `functions` are variables
+    for the edge functions, as `supabase secrets set` gives them on hosted projects.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Stack:
         durable: bool = True,
         project: Path = deno.REPOSITORY,
         largest_upload: int | None = None,
+        functions: Mapping[str, str] | None = None,
     ) -> None:
         self.directory = directory.resolve()
         self.lock = Lock(self.directory / "lock")
@@ -53,6 +56,7 @@ class Stack:
         self._durable = durable
         self._project = project
         self._largest_upload = largest_upload
+        self._functions = {"SLUICE_CORS_ORIGINS": "*", **(functions or {})}
         self._running: AsyncExitStack | None = None
         self._cluster: Cluster | None = None
         self._serving = AsyncExitStack()
@@ -229,7 +233,7 @@ class Stack:
         )
 
     def _server_settings(self) -> dict[str, str]:
-        return {
+        return self._functions | {
             "SLUICE_API_DATABASE_URL": self._url("lite_api"),
             "SLUICE_STORAGE_DATABASE_URL": self._url("supabase_storage_admin"),
             "SLUICE_REALTIME_DATABASE_URL": self._url("realtime_bridge"),
@@ -253,7 +257,7 @@ def remove(directory: Path) -> None:
     for name in ("postgres", "storage"):
         if (directory / name).exists():
             shutil.rmtree(directory / name)
-    for name in ("shape", "secrets.json", "server.log", "lock"):
+    for name in ("shape", "secrets.json", "server.log", "embeddings.log", "lock"):
         (directory / name).unlink(missing_ok=True)
 
 

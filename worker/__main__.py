@@ -21,6 +21,7 @@ from worker.errors import IngestError, Misconfigured
 from worker.model import EmbeddingModel, ModelId, Parsed
 from worker.operate.cli import read_settings, sluice
 from worker.operate.erase import erase
+from worker.operate.embeddings_server import embeddings_server
 from worker.operate.models import models
 from worker.operate.reconcile import backfill, reconcile
 from worker.operate.usage import budget, usage
@@ -60,6 +61,7 @@ sluice.add_command(usage)
 sluice.add_command(budget)
 sluice.add_command(models)
 sluice.add_command(erase)
+sluice.add_command(embeddings_server)
 
 
 @sluice.command()

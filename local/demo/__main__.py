@@ -17,8 +17,9 @@ from rich.console import Console
 from local import interrupt, samples
 from local.demo.client import ClientError, connected
 from local.demo.files import uploads
+from local.demo.run import Demo
+from local.embeddings_process import embedding
 from local.errors import StackError
-from local.install import MODELS
 from local.session import described, until_one_ends
 from local.stack import Stack
 from local.worker_process import Worker, working
@@ -51,21 +52,18 @@ async def _demo(
         started.callback(shutil.rmtree, directory, ignore_errors=True)
         # For our children: the Supabase CLI leaves files in its temporary directory.
         os.environ["TMPDIR"] = str(_made(directory / "tmp"))
-        # Imported after that: onnxruntime leaves one there too. And --help is quick without it.
-        from local.demo.run import Demo
-        from worker.pipeline.embed.local import LocalEmbedder
-
         log = directory / "worker.log"
         links = directory / "uploads"
         ours = uploads(files or samples.write(directory / "samples"), links)
         console.print("Starting Postgres, the local Supabase and a worker …")
-        stack = await started.enter_async_context(Stack(directory / "stack", durable=False))
+        url = await started.enter_async_context(embedding(directory / "embeddings.log"))
+        stack = await started.enter_async_context(
+            Stack(directory / "stack", durable=False, functions={"SLUICE_EMBEDDINGS_URL": url})
+        )
         worker = await started.enter_async_context(working(stack, log))
         client = await started.enter_async_context(connected(stack, links, directory / "client.log"))
-        embedder = LocalEmbedder(MODELS)
-        started.push_async_callback(embedder.aclose)
 
-        demo = Demo(stack, worker, client, embedder, console)
+        demo = Demo(stack, worker, client, console)
         demo.report.start_seconds = round(time.monotonic() - began, 2)
         try:
             await demo.run(ours, questions or None, timeout)

@@ -4,7 +4,7 @@
 //
 // Requests overlap. URL and publishable key come by the environment; there is no other key here, so all of it
 // happens under row-level security. Passwords are made here and never leave.
-import { createClient, type SupabaseClient } from "@supabase/supabase-js";
+import { createClient, FunctionsHttpError, type SupabaseClient } from "@supabase/supabase-js";
 
 const BUCKET = "documents";
 // The API gives at most this many rows at a time (supabase/config.toml).
@@ -92,8 +92,14 @@ class Person {
     }
   }
 
-  async search({ query, embedding, count }: { query: string; embedding: number[]; count: number }) {
-    return must(await this.client.rpc("search", { query, query_embedding: embedding, match_count: count }));
+  /** Asks the edge function, which embeds the query and searches as this person. */
+  async search({ query, count }: { query: string; count: number }) {
+    const { data, error } = await this.client.functions.invoke("search", { body: { query, match_count: count } });
+    if (error instanceof FunctionsHttpError) {
+      const { code, message } = await error.context.json();
+      throw new Refused(code, message);
+    }
+    return must({ data, error }).matches;
   }
 
   /** The pages behind a document's published chunks, first to last, for citing. */

@@ -29,7 +29,6 @@ from local.demo.report import (
 )
 from local.stack import Stack
 from local.worker_process import Worker
-from worker.pipeline.embed.local import LocalEmbedder
 
 HITS = 10
 _LOOK_SECONDS = 0.25
@@ -40,12 +39,11 @@ _COUNT_EMBEDDINGS = Path(__file__).with_name("embeddings.sql")
 class Demo:
     """One run over a started stack and worker; `run` fills `report`."""
 
-    def __init__(self, stack: Stack, worker: Worker, client: Client, embedder: LocalEmbedder, console: Console) -> None:
+    def __init__(self, stack: Stack, worker: Worker, client: Client, console: Console) -> None:
         self.report = Report()
         self._stack = stack
         self._worker = worker
         self._client = client
-        self._embedder = embedder
         self._console = console
         self._owner_id = ""
 
@@ -155,8 +153,7 @@ class Demo:
     async def _ask(self, questions: Sequence[str]) -> None:
         isolation = self.report.isolation
         for question in questions:
-            vector = (await self._embedder.embed([question]))[0].tolist()
-            given = {"query": question, "embedding": vector, "count": HITS}
+            given = {"query": question, "count": HITS}
             found, foreign = await asyncio.gather(
                 self._client.ask("owner", "search", **given), self._client.ask("stranger", "search", **given)
             )

@@ -123,7 +123,7 @@ def _neighbours(lines: list[dict[str, Any]]) -> str:
 
 
 def _uploads(lines: list[dict[str, Any]]) -> str:
-    return _table(
+    return table(
         ["date", "commit", "MB", "cuts", "documents", "generation", "worker MB before", "worker MB at most", "seconds",
          "exit", "command"],
         [
@@ -136,7 +136,7 @@ def _uploads(lines: list[dict[str, Any]]) -> str:
 
 
 def _mutants(lines: list[dict[str, Any]]) -> str:
-    return _table(
+    return table(
         ["date", "commit", "seed", "files", "read", "refused", "of these by code", "without a verdict",
          "worker deaths", "worker MB at most", "seconds", "exit"],
         [

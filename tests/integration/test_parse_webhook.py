@@ -7,7 +7,6 @@ import base64
 import hashlib
 import hmac
 import json
-import re
 import statistics
 import time
 from collections.abc import AsyncIterator
@@ -20,13 +19,12 @@ import asyncpg
 import httpx
 import pytest
 
-from local import deno
 from local.stack import Stack
+from tests.functions import serving
 from worker.db.pool import Database
 from worker.model import Claim, DocumentId, JobId, ParseId, TenantId
 from worker.pipeline.parse.webhook import Webhooks
 
-FUNCTION = deno.REPOSITORY / "supabase" / "functions" / "parse-webhook" / "index.ts"
 OLD_SECRET, SECRET = "whs-of-last-year-0123456789", "whs-of-this-year-0123456789"
 MEGABYTES = 1024 * 1024
 DUE = "select next_poll_at <= clock_timestamp() from ingest.parses where id = $1"
@@ -104,6 +102,7 @@ async def signing(stack: Stack) -> AsyncIterator[World]:
     """The function with two signing secrets, and the project's key under its legacy name."""
     async with (
         serving(
+            "parse-webhook",
             SUPABASE_URL=stack.api_url,
             SUPABASE_SERVICE_ROLE_KEY=stack.secret_key,
             SLUICE_WEBHOOK_SECRET=f"{SECRET} {OLD_SECRET}",
@@ -111,34 +110,6 @@ async def signing(stack: Stack) -> AsyncIterator[World]:
         _world(stack, url) as made,
     ):
         yield made
-
-
-@asynccontextmanager
-async def serving(**settings: str) -> AsyncIterator[tuple[str, asyncio.subprocess.Process]]:
-    """Run the function alone in a Deno of its own, as it is deployed; gives its address and its process."""
-    process = await asyncio.create_subprocess_exec(
-        *deno.command(FUNCTION, "--allow-net=127.0.0.1", "--allow-env"),
-        env=deno.environment({**settings, "DENO_SERVE_ADDRESS": "tcp:127.0.0.1:0", "DENO_LOG": "info"}),
-        cwd=deno.REPOSITORY, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
-    try:
-        async with asyncio.timeout(30):
-            url = await _address(process)
-        yield url, process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-
-
-async def _address(process: asyncio.subprocess.Process) -> str:
-    assert process.stdout is not None
-    seen = ""
-    while line := (await process.stdout.readline()).decode():
-        seen += line
-        if found := re.search(r"http://127\.0\.0\.1:\d+/", line):
-            return found.group() + "parse-webhook"
-    raise AssertionError(f"the function did not start: {seen}")
 
 
 @asynccontextmanager
@@ -354,7 +325,7 @@ async def test_a_project_that_does_not_answer_is_a_503_that_tells_nobody_why(
         "SUPABASE_URL": {"SUPABASE_URL": "http://127.0.0.1:1", "SUPABASE_SECRET_KEY": stack.secret_key},
         "SUPABASE_SECRET_KEYS": {"SUPABASE_URL": stack.api_url, "SUPABASE_SECRET_KEYS": json.dumps({"default": key})},
     }.get(wrong, {})
-    async with serving(**settings) as (url, process):
+    async with serving("parse-webhook", **settings) as (url, process):
         answer = await post(f"{url}?{parse.url.partition('?')[2]}")
         process.kill()
         assert process.stdout is not None

@@ -19,3 +19,19 @@ export function refuse(status: keyof typeof CODES, headers: Record<string, strin
   const [code, message] = CODES[status];
   return answer(status, { code, message }, headers);
 }
+
+/** A refusal that tells its caller what to do; `message` holds nothing but what a caller may know. */
+export class Refusal extends Error {
+  constructor(
+    readonly status: number,
+    readonly code: string,
+    message: string,
+    readonly headers: Record<string, string> = {},
+  ) {
+    super(message);
+  }
+
+  response(): Response {
+    return answer(this.status, { code: this.code, message: this.message }, this.headers);
+  }
+}

@@ -23,6 +23,21 @@ export function secretKey(): string {
   throw new Error("Neither SUPABASE_SECRET_KEYS, SUPABASE_SECRET_KEY nor SUPABASE_SERVICE_ROLE_KEY is set.");
 }
 
+/** Every key of this project that a caller may send, the new kind and the legacy one. */
+export function knownKeys(): string[] {
+  const several = ["SUPABASE_PUBLISHABLE_KEYS", "SUPABASE_SECRET_KEYS"].flatMap((name) => {
+    const keys = Deno.env.get(name);
+    return keys ? Object.values(JSON.parse(keys) as Record<string, string>) : [];
+  });
+  const single = [
+    "SUPABASE_PUBLISHABLE_KEY",
+    "SUPABASE_ANON_KEY",
+    "SUPABASE_SECRET_KEY",
+    "SUPABASE_SERVICE_ROLE_KEY",
+  ].map((name) => Deno.env.get(name));
+  return [...several, ...single].filter((key): key is string => Boolean(key));
+}
+
 /**
  * Calls a function of schema public as service_role and returns what it returned. Throws with the status alone when
  * it is refused: what the database says may quote the arguments.
