@@ -1,4 +1,4 @@
-"""`sluice embeddings-server`, asked by OpenAI's own client: the same vectors as the worker's, and nothing odd is taken."""
+"""`sluice embeddings-server`, asked by OpenAI's client: the worker's own vectors, and nothing odd is taken."""
 
 from __future__ import annotations
 
