@@ -54,7 +54,7 @@ class Attack:
     def leaks(self, answer: httpx.Response) -> bool:
         """Whether an answer holds anything of Ada's that was not in Bob's request."""
         world = self.world
-        secrets = (str(world.job), "tide gauge", "harbour.md")
+        secrets = (world.document, "tide gauge", "harbour.md")
         text = answer.text
         for sent in (str(answer.request.url), (answer.request.content or b"").decode(errors="replace")):
             secrets = tuple(secret for secret in secrets if secret not in sent)
@@ -152,16 +152,38 @@ async def test_rest_writes_nothing_anywhere(attack: Attack, table: str, method: 
 async def test_rpc_arguments_with_foreign_ids_reach_nothing(attack: Attack) -> None:
     world = attack.world
     calls: list[tuple[str, Any]] = [
+        ("rename_organisation", {"tenant": world.ada.id, "name": "Mine"}),
+        ("change_role", {"tenant": world.ada.id, "member": world.bob.id, "role": "admin"}),
+        ("remove_member", {"tenant": world.ada.id, "member": world.ada.id}),
+        ("invite_member", {"tenant": world.ada.id, "role": "admin", "member": world.bob.id}),
+        ("accept_invitation", {"invitation": str(uuid4())}),
+        ("job_details", {"job": world.job}),
+        ("retry_jobs", {"tenant": world.ada.id}),
+        ("cancel_jobs", {"tenant": world.ada.id}),
         ("admit_search", {"user_id": world.ada.id}),
         ("record_search", {"request": str(uuid4()), "payer": world.ada.id, "provider": "x", "model": "m", "tokens": 1}),
         ("parse_hint", {"parse_id": world.parse, "secret_sha256": "00" * 32, "digest": "00" * 32}),
     ]
     for name, arguments in calls:
         answer = await attack.bob("POST", f"/rest/v1/rpc/{name}", arguments)
-        assert answer.status_code in (401, 403, 404), f"{name}: {answer.status_code}"
+        assert answer.status_code in (400, 401, 403, 404), f"{name}: {answer.status_code} {answer.text}"
         assert not attack.leaks(answer)
     spent = "select count(*) from ingest.usage where kind = 'search' and tenant_id = $1::uuid"
     assert await world.project.connection.fetchval(spent, world.ada.id) == 0
+
+
+@pytest.mark.parametrize("verb", ["retry_job", "cancel_job"])
+async def test_a_foreign_job_is_neither_retried_nor_cancelled_and_looks_like_none(attack: Attack, verb: str) -> None:
+    world = attack.world
+    foreign = await attack.bob("POST", f"/rest/v1/rpc/{verb}", {"job": world.job})
+    missing = await attack.bob("POST", f"/rest/v1/rpc/{verb}", {"job": 2**40})
+    assert foreign.json()["code"] == "42501"
+    assert (foreign.status_code, foreign.text.replace(f"job {world.job} ", "")) == (
+        missing.status_code, missing.text.replace(f"job {2**40} ", ""),
+    )  # fmt: skip
+    # The owner is let through, and told that there is nothing to do: the job is completed.
+    own = await attack.ada("POST", f"/rest/v1/rpc/{verb}", {"job": world.job})
+    assert own.text == "false" if verb == "cancel_job" else own.json()["code"] == "IG008"
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ class World:
         self.project = project
         self.people: dict[str, UUID] = {}
         self.own: dict[str, dict[str, object]] = {}
+        self.fixed: dict[str, object] = {}
 
     @classmethod
     async def open(cls, database: Database) -> World:
@@ -49,6 +50,19 @@ class World:
         )
         for owner, tenant in (("A", world.people["A"]), ("B", world.people["B"]), ("org", org)):
             await world._furnish(owner, tenant)
+        # Afterwards: furnishing claims whatever waits.
+        for owner in OWNERS:
+            await world._leave_work(owner)
+        invitation = await project.owner.fetchval(
+            "insert into public.tenant_invitations (tenant_id, user_id, role, invited_by) values ($1, $2, 'editor', $3)"
+            " returning id",
+            org, world.people["B"], world.people["admin"],
+        )  # fmt: skip
+        await project.owner.execute("select ingest.note_act('retry_job', '{}', 1)")
+        world.fixed = {
+            "vector": f"array_fill(0.1::real, array[{DIMENSIONS}])", "stranger": world.people["B"], "org": org,
+            "reader": world.people["reader"], "invitation": invitation,
+        }  # fmt: skip
         return world
 
     async def _furnish(self, owner: str, tenant: UUID) -> None:
@@ -68,6 +82,16 @@ class World:
             "tenant": tenant, "document": document, "job": job, "parse": parse, "name": f"{tenant}/a.txt",
             "key": "\\x" + digest(owner).hex(), "new": uuid4(),
         }  # fmt: skip
+
+    async def _leave_work(self, owner: str) -> None:
+        """Give the owner a job that waits and one that was cancelled."""
+        project, values = self.project, self.own[owner]
+        for state in ("waiting", "ended"):
+            document = await project.upload(str(values["tenant"]), f"{state}.txt")
+            values[state] = await project.owner.fetchval("select id from public.jobs where document_id = $1", document)
+        await project.owner.execute(
+            "select ingest.cancel_live_jobs(array[$1::bigint], 'cancelled', 'x')", values["ended"]
+        )
 
     async def outcome(self, caller: str, statement: str, before: str = "") -> str:
         """Try a statement as `caller` on each owner's rows, and say on whose it had an effect.
@@ -92,9 +116,8 @@ class World:
 
     def _filled(self, owner: str, statement: str, before: str) -> Iterable[tuple[str, str]]:
         others = [name for name in OWNERS if name != owner] if "{other}" in statement else [owner]
-        fixed = {"vector": f"array_fill(0.1::real, array[{DIMENSIONS}])", "stranger": self.people["B"]}
         for other in others:
-            values = self.own[owner] | fixed | {"other": self.own[other]["tenant"]}
+            values = self.own[owner] | self.fixed | {"other": self.own[other]["tenant"]}
             yield _fill(statement, values), _fill(before, values)
 
     async def _try(self, caller: str, statement: str, before: str) -> str:
@@ -122,9 +145,9 @@ class World:
             return role, {"role": role}
         claims: dict[str, object] = {"sub": str(self.people[caller]), "role": "authenticated"}
         if caller == "operator":
-            claims["app_metadata"] = {"role": "operator"}
+            claims["app_metadata"] = {"sluice_role": "operator"}
         if caller == "pretender":  # what every user may write about themselves
-            claims["user_metadata"] = {"role": "operator", "sluice_role": "operator"}
+            claims["user_metadata"] = {"sluice_role": "operator"}
         return "authenticated", claims
 
 
