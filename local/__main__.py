@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from local import migrations
 from local.errors import StackError
 from local.lock import Lock
 from local.stack import DEFAULT_DIRECTORY, DEFAULT_PORT, Stack, remove, stop_leftover
@@ -83,6 +84,16 @@ def status(directory: Path, as_json: bool) -> None:
         click.echo(_described("A local Supabase is up here.", facts))
     if facts is None:
         sys.exit(_NOT_RUNNING)
+
+
+@main.command()
+@_directory
+def types(directory: Path) -> None:
+    """Print the database's types for TypeScript, of a stack that runs; docs/database.types.ts holds them."""
+    facts = Lock(directory / "lock").said()
+    if facts is None:
+        raise click.ClickException(f"Nothing runs in {directory}. Start it with: python -m local up")
+    click.echo(asyncio.run(migrations.generate_types(facts["database_url"])), nl=False)
 
 
 @main.command()
