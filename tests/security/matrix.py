@@ -42,17 +42,23 @@ def function_rows() -> list[Row]:
 
 def topic_rows() -> list[Row]:
     """Every Realtime topic, to hear and to speak."""
-    rows = []
-    for topic, may in WRITTEN["topics"].items():
-        before = f"select set_config('realtime.topic', '{topic}', true)"
-        heard = "select 1 from realtime.messages"
-        spoken = (
-            f"insert into realtime.messages (topic, extension, event, payload, private)"
-            f" values ('{topic}', 'broadcast', 'forged', '{{}}', true)"
-        )
-        rows.append(_row(f"{topic} hear", heard, before, may["hear"]))
-        rows.append(_row(f"{topic} speak", spoken, before, may["speak"]))
-    return rows
+    return [
+        _row(f"{topic} {verb}", *statements, may[verb])
+        for topic, may in WRITTEN["topics"].items()
+        for verb, statements in topic_statements(topic).items()
+    ]
+
+
+def topic_statements(topic: str) -> dict[str, tuple[str, str]]:
+    """What hears and what speaks on a topic, each with what comes before it."""
+    joined = f"select set_config('realtime.topic', '{topic}', true)"
+    # Another topic's messages are of no avail to who has joined this one.
+    heard = f"select 1 from realtime.messages where extension = 'broadcast' and topic = '{topic}'"
+    spoken = (
+        "insert into realtime.messages (topic, extension, event, payload, private)"
+        f" values ('{topic}', 'broadcast', 'forged', '{{}}', true)"
+    )
+    return {"hear": (heard, joined), "speak": (spoken, joined)}
 
 
 def _row(name: str, statement: str, before: str, outcomes: str) -> Row:

@@ -311,6 +311,27 @@ async def test_a_removal_of_foreign_objects_removes_nothing(attack: Attack) -> N
     assert (await attack.bob("POST", "/storage/v1/bucket/documents/empty")).status_code >= 400
 
 
+@pytest.mark.parametrize("joined", ["document:{document}", "document:{other}", "ops:jobs", "document:", "*"])
+async def test_a_foreign_documents_topic_is_neither_heard_nor_spoken_on(world: HttpWorld, joined: str) -> None:
+    connection, topic = world.project.connection, f"document:{world.document}"
+    joined = joined.replace("{document}", world.document).replace("{other}", str(uuid4()))
+    heard = "select count(*) from realtime.messages where topic = $1"
+    spoken = (
+        "insert into realtime.messages (topic, extension, event, payload, private)"
+        " values ($1, 'broadcast', 'progress', '{\"state\": \"completed\"}', true)"
+    )
+    for person, hears in ((world.ada, joined == topic), (world.bob, False)):
+        async with as_user(connection, person.id):
+            await connection.execute("select set_config('realtime.topic', $1, true)", joined)
+            assert (await connection.fetchval(heard, topic) > 0) == hears
+            assert await connection.fetchval("select count(*) from realtime.messages where topic <> $1", topic) == 0
+    for person in (world.ada, world.bob):  # progress is the database's to tell
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            async with as_user(connection, person.id):
+                await connection.execute("select set_config('realtime.topic', $1, true)", joined)
+                await connection.execute(spoken, topic)
+
+
 @pytest.mark.parametrize("schema", ["ingest", "storage", "auth", "realtime", "pg_catalog", "extensions"])
 async def test_no_other_schema_is_reached_through_the_api(attack: Attack, schema: str) -> None:
     for table in ("objects", "usage", "embeddings", "users", "messages", "pg_authid"):

@@ -59,6 +59,14 @@ class World:
             org, world.people["B"], world.people["admin"],
         )  # fmt: skip
         await project.owner.execute("select ingest.note_act('retry_job', '{}', 1)")
+        topics = ["ops:jobs", "document:*", "document:"]
+        for values in world.own.values():
+            topics += [f"document:{values['document']}{end}" for end in ("", "x")] + [f"tenant:{values['tenant']}"]
+        await project.admin.execute(
+            "insert into realtime.messages (topic, extension, event, payload, private)"
+            " select t, 'broadcast', 'progress', '{}', true from unnest($1::text[]) t",
+            topics,
+        )
         world.fixed = {
             "vector": f"array_fill(0.1::real, array[{DIMENSIONS}])", "stranger": world.people["B"], "org": org,
             "reader": world.people["reader"], "invitation": invitation,
