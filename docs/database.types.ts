@@ -211,6 +211,11 @@ isOneToOne: false
               "expires_at": string,"id": string,"role": Database["public"]['Enums']["tenant_role"],"tenant_id": string,"tenant_name": string
             }[]
                            },
+"my_quotas":
+{ Args: Record<PropertyKey, never>; Returns: {
+              "bytes": number,"bytes_used": number,"files": number,"files_used": number,"pages_month": number,"pages_used": number,"running": number,"tenant_id": string
+            }[]
+                           },
 "parse_hint":
 { Args: { "digest": string,"parse_id": number,"secret_sha256": string }; Returns: string
                            },
@@ -241,6 +246,9 @@ isOneToOne: false
 { Args: { "filters"?: Json,"match_count"?: number,"query": string,"query_embedding"?: (number)[] }; Returns: {
               "char_end": number,"char_start": number,"chunk_id": number,"content": string,"document_id": string,"document_name": string,"document_title": string,"heading_path": (string)[],"ordinal": number,"page_end": number,"page_start": number,"score": number,"similarity": number,"stale": boolean,"text_rank": number,"vector_rank": number
             }[]
+                           },
+"set_quota":
+{ Args: { "bytes": number,"files": number,"pages_month": number,"running": number,"tenant": string }; Returns: number
                            },
 "withdraw_invitation":
 { Args: { "invitation": string }; Returns: boolean

@@ -86,6 +86,7 @@ class World:
             " '{local}', '{MiniLM}', '{embed}', '{0}', '{1}', '{1}')",
             job, document, tenant,
         )  # fmt: skip
+        await project.owner.execute("insert into ingest.quotas (tenant_id, bytes) values ($1, 1000000)", tenant)
         self.own[owner] = {
             "tenant": tenant, "document": document, "job": job, "parse": parse, "name": f"{tenant}/a.txt",
             "key": "\\x" + digest(owner).hex(), "new": uuid4(),
