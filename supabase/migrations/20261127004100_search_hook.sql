@@ -19,6 +19,7 @@ create function ingest.admit_search(p_user uuid, p_tenants uuid[])
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '2s' as $$
 declare
   v_model   ingest.embedding_models;
+  v_limit   integer;
   v_payer   uuid := p_user;
   v_wait    interval;
   v_budget  record;
@@ -32,23 +33,27 @@ begin
     v_payer := coalesce(v_payer, p_user);
   end if;
 
+  select * into v_budget from ingest.within_budget(v_payer);
+  if found then
+    return pg_catalog.jsonb_build_object('refused', v_budget.code, 'wait_seconds', pg_catalog.ceil(extract(epoch from v_budget.resets_in)));
+  end if;
+
+  -- The buckets last: nobody who holds one waits for another lock.
+  --
   -- Whoever has not searched for a day has a full bucket anyway.
   delete from ingest.rate_limits l where (l.provider, l.key_name) in (
     select o.provider, o.key_name from ingest.rate_limits o
      where o.provider = 'search' and o.refilled_at < pg_catalog.now() - interval '1 day' and o.key_name <> 'default'
      order by o.refilled_at limit 10 for update skip locked);
-  insert into ingest.rate_limits as l (provider, key_name, requests_per_minute, requests_left)
-  select 'search', p_user::text, d.requests_per_minute, ingest.bucket_size(d.requests_per_minute)
-    from ingest.rate_limits d where d.provider = 'search' and d.key_name = 'default' and d.requests_per_minute is not null
-  on conflict (provider, key_name) do update set requests_per_minute = excluded.requests_per_minute
-   where l.requests_per_minute is distinct from excluded.requests_per_minute;
-  v_wait := ingest.take_tokens('search', 1, 0, p_user::text);
-  if v_wait > interval '0' then
-    return pg_catalog.jsonb_build_object('refused', 'rate_limited', 'wait_seconds', pg_catalog.ceil(extract(epoch from v_wait)));
-  end if;
-  select * into v_budget from ingest.within_budget(v_payer);
-  if found then
-    return pg_catalog.jsonb_build_object('refused', v_budget.code, 'wait_seconds', pg_catalog.ceil(extract(epoch from v_budget.resets_in)));
+  select l.requests_per_minute into v_limit from ingest.rate_limits l where l.provider = 'search' and l.key_name = 'default';
+  if v_limit is not null then
+    perform ingest.configure_rate_limit('search', v_limit, null, p_user::text)
+      where not exists (select 1 from ingest.rate_limits l
+                         where l.provider = 'search' and l.key_name = p_user::text and l.requests_per_minute = v_limit);
+    v_wait := ingest.take_tokens('search', 1, 0, p_user::text);
+    if v_wait > interval '0' then
+      return pg_catalog.jsonb_build_object('refused', 'rate_limited', 'wait_seconds', pg_catalog.ceil(extract(epoch from v_wait)));
+    end if;
   end if;
   return pg_catalog.jsonb_build_object('refused', null, 'payer', v_payer,
     'provider', v_model.provider, 'model', v_model.name, 'dimensions', v_model.dimensions);

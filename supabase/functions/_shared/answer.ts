@@ -4,6 +4,7 @@ const CODES: Record<number, [code: string, message: string]> = {
   401: ["unauthorized", "The request is not signed as it must be."],
   404: ["not_found", "There is nothing here."],
   405: ["method_not_allowed", "This method is not supported here."],
+  408: ["too_slow", "The request did not come in time."],
   409: ["already_received", "This message was received before."],
   413: ["too_large", "The request is too large."],
   503: ["unavailable", "The service does not answer at the moment. Try again later."],

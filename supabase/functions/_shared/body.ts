@@ -1,25 +1,42 @@
-// Bodies with a bound: what is declared or turns out to be larger is not read to its end.
+// Bodies with a bound, in bytes and in time: what is larger or slower is not read to its end.
 
-/**
- * Hands each piece of the body to `take`, and says whether it ended within `limit` bytes. Where it did not, the rest
- * is left unread.
- */
-export async function readBody(request: Request, limit: number, take: (piece: Uint8Array) => void): Promise<boolean> {
+const SECONDS = 15;
+
+/** How reading ended; only after "whole" was all of it handed on. */
+export type Ending = "whole" | "too large" | "too slow";
+
+/** Hands each piece of the body to `take`. Where it does not end within `limit` bytes the rest is left unread. */
+export async function readBody(
+  request: Request,
+  limit: number,
+  take: (piece: Uint8Array) => void,
+  seconds: number = SECONDS,
+): Promise<Ending> {
   if (Number(request.headers.get("content-length") ?? 0) > limit) {
     await request.body?.cancel();
-    return false;
+    return "too large";
   }
-  if (request.body === null) return true;
+  if (request.body === null) return "whole";
   let size = 0;
+  let timer: number | undefined;
+  const late = new Promise<"late">((resolve) => timer = setTimeout(() => resolve("late"), seconds * 1000));
   const reader = request.body.getReader();
-  while (true) {
-    const { done, value } = await reader.read();
-    if (done) return true;
-    size += value.byteLength;
-    if (size > limit) {
-      await reader.cancel();
-      return false;
+  try {
+    while (true) {
+      const piece = await Promise.race([reader.read(), late]);
+      if (piece === "late") {
+        await reader.cancel();
+        return "too slow";
+      }
+      if (piece.done) return "whole";
+      size += piece.value.byteLength;
+      if (size > limit) {
+        await reader.cancel();
+        return "too large";
+      }
+      take(piece.value);
     }
-    take(value);
+  } finally {
+    clearTimeout(timer);
   }
 }

@@ -6,7 +6,7 @@
 // The token is in every URL. Where SLUICE_WEBHOOK_SECRET is set (several with blanks between them, to rotate), every
 // message must be signed besides; without it the URL's token is all there is, and serves once.
 //
-//   405 not a POST      413 over 8 MiB       401 not signed, wrongly signed, or too old
+//   405 not a POST      408 too slow     413 over 8 MiB       401 not signed, wrongly signed, or too old
 //   404 no such parse, not its token, or it has ended: all the same      409 received before
 import { createHash } from "node:crypto";
 import { answer, refuse } from "../_shared/answer.ts";
@@ -24,7 +24,8 @@ Deno.serve(async (request) => {
   const secrets = secretsOf(Deno.env.get("SLUICE_WEBHOOK_SECRET"));
   // One that says it is signed is never taken as unsigned.
   const signature = secrets.length > 0 || isSigned(request.headers) ? new Signature(request.headers, secrets) : null;
-  if (!await readBody(request, MAX_BODY_BYTES, (piece) => signature?.update(piece))) return refuse(413);
+  const read = await readBody(request, MAX_BODY_BYTES, (piece) => signature?.update(piece));
+  if (read !== "whole") return refuse(read === "too slow" ? 408 : 413);
   const signed = signature?.verify();
   if (signed === null) return refuse(401);
 

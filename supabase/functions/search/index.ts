@@ -5,7 +5,8 @@
 // written into a ledger.
 //
 //   400 what was asked is wrong, the message says what     401 nobody is signed in      405 not a POST
-//   413 over 128 KiB     422 the model does not take the query     429 too often, or the day's budget is used up
+//   408 the body comes too slowly     413 it is over 128 KiB
+//   422 the model does not take the query     429 too often, or the day's budget is used up
 //   503 something behind it does not answer
 import { answer, Refusal, refuse } from "../_shared/answer.ts";
 import { readBody } from "../_shared/body.ts";
@@ -37,7 +38,8 @@ async function respond(request: Request): Promise<Response> {
   if (request.method !== "POST") return refuse(405, { allow: "POST, OPTIONS" });
   const caller = await callerOf(request);
   const pieces: Uint8Array[] = [];
-  if (!await readBody(request, MAX_BODY_BYTES, (piece) => pieces.push(piece))) return refuse(413);
+  const read = await readBody(request, MAX_BODY_BYTES, (piece) => pieces.push(piece));
+  if (read !== "whole") return refuse(read === "too slow" ? 408 : 413);
   const search = readSearch(new Uint8Array(await new Blob(pieces as BlobPart[]).arrayBuffer()));
 
   const admission = await callDatabase("admit_search", {
