@@ -233,14 +233,18 @@ class Stack:
         )
 
     def _server_settings(self) -> dict[str, str]:
-        return self._functions | {
-            "SLUICE_API_DATABASE_URL": self._url("lite_api"),
-            "SLUICE_STORAGE_DATABASE_URL": self._url("supabase_storage_admin"),
-            "SLUICE_REALTIME_DATABASE_URL": self._url("realtime_bridge"),
-            "SLUICE_JWT_SECRET": self.jwt_secret,
-            "SLUICE_PUBLISHABLE_KEY": self.publishable_key,
-            "SLUICE_SECRET_KEY": self.secret_key,
-        } | ({"SLUICE_STORAGE_FILE_SIZE_LIMIT": str(self._largest_upload)} if self._largest_upload else {})
+        return (
+            self._functions
+            | {
+                "SLUICE_API_DATABASE_URL": self._url("lite_api"),
+                "SLUICE_STORAGE_DATABASE_URL": self._url("supabase_storage_admin"),
+                "SLUICE_REALTIME_DATABASE_URL": self._url("realtime_bridge"),
+                "SLUICE_JWT_SECRET": self.jwt_secret,
+                "SLUICE_PUBLISHABLE_KEY": self.publishable_key,
+                "SLUICE_SECRET_KEY": self.secret_key,
+            }
+            | ({"SLUICE_STORAGE_FILE_SIZE_LIMIT": str(self._largest_upload)} if self._largest_upload else {})
+        )
 
 
 def stop_leftover(directory: Path) -> bool:

@@ -20,8 +20,8 @@ from worker.db.pool import Database
 from worker.errors import IngestError, Misconfigured
 from worker.model import EmbeddingModel, ModelId, Parsed
 from worker.operate.cli import read_settings, sluice
-from worker.operate.erase import erase
 from worker.operate.embeddings_server import embeddings_server
+from worker.operate.erase import erase
 from worker.operate.models import models
 from worker.operate.reconcile import backfill, reconcile
 from worker.operate.usage import budget, usage
