@@ -5,7 +5,7 @@
 -- They read all jobs and events: ids, states, codes, counts. They read no documents, pages, chunks or
 -- objects, and no names of files either: a name can say as much about a person as the file.
 
-create function ingest.is_operator()
+create or replace function ingest.is_operator()
 returns boolean language sql stable set search_path = '' as $$
   select coalesce(auth.uid() is not null and auth.jwt() -> 'app_metadata' ->> 'sluice_role' = 'operator', false)
 $$;
