@@ -18,7 +18,7 @@ export async function readBody(
   }
   if (request.body === null) return "whole";
   let size = 0;
-  let timer: number | undefined;
+  let timer: ReturnType<typeof setTimeout> | undefined;
   const late = new Promise<"late">((resolve) => timer = setTimeout(() => resolve("late"), seconds * 1000));
   const reader = request.body.getReader();
   try {
