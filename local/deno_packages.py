@@ -10,7 +10,13 @@ from local import deno
 from local.errors import StackError
 
 # Each program that is run or imported by a computed name; Deno finds the rest itself.
-PROGRAMS = ("local/server/main.ts", "local/server/storage/mod.ts", "local/bootstrap/auth.ts", "local/demo/client.ts")
+PROGRAMS = (
+    "local/server/main.ts",
+    "local/server/storage/mod.ts",
+    "local/bootstrap/auth.ts",
+    "local/demo/client.ts",
+    "tests/integration/clients/tus_client.ts",
+)
 
 
 def fetch() -> None:

@@ -61,7 +61,6 @@ async function build(publicUrl: string): Promise<{ handle: Handle; api: Api }> {
     ...keys,
     databaseUrl: setting("SLUICE_STORAGE_DATABASE_URL"),
     directory: setting("SLUICE_STORAGE_DIRECTORY"),
-    publicUrl,
   });
   // What the platform tells every function.
   Deno.env.set("SUPABASE_URL", publicUrl);

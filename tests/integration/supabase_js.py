@@ -69,7 +69,7 @@ async def supabase_js(url: str) -> AsyncIterator[SupabaseJs]:
         cwd=deno.REPOSITORY,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
-        limit=2**24,
+        limit=2**25,
     )
     try:
         yield SupabaseJs(process)

@@ -59,6 +59,11 @@ export function contentLength(request: Request): number | undefined {
   return value === null ? undefined : Number(value);
 }
 
+/** Returns the body as a stream that fails when the client stalls; null where the request has none. */
+export function bodyOf(request: Request): ReadableStream<Uint8Array<ArrayBuffer>> | null {
+  return request.body ? ReadableStream.from(chunks(request)) as ReadableStream<Uint8Array<ArrayBuffer>> : null;
+}
+
 /** Reads a JSON object of at most 1 MB; an empty body is an empty object. */
 export async function readJson(request: Request): Promise<Record<string, unknown>> {
   const parts: Uint8Array<ArrayBuffer>[] = [];
@@ -121,7 +126,8 @@ async function within<T>(work: Promise<T>, milliseconds: number): Promise<T> {
   return await Promise.race([work, late]).finally(() => clearTimeout(timer));
 }
 
-function parseMetadata(text: string): Record<string, unknown> | undefined {
+/** Returns the JSON object in a text, undefined where it is none. */
+export function parseMetadata(text: string): Record<string, unknown> | undefined {
   try {
     const value = JSON.parse(text);
     return typeof value === "object" && value !== null && !Array.isArray(value) ? value : undefined;

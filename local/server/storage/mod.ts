@@ -1,5 +1,5 @@
-// Supabase Storage as the clients know it, for the local stack: standard uploads, downloads, signed URLs, lists,
-// move, copy, delete and buckets under /storage/v1. Resumable uploads and the S3 protocol are not here.
+// Supabase Storage as the clients know it, for the local stack: standard and resumable uploads, downloads, signed
+// URLs, lists, move, copy, delete and buckets under /storage/v1. The S3 protocol is not here.
 
 import { Blobs } from "./blobs.ts";
 import {
@@ -29,6 +29,7 @@ import {
   storeObject,
   type Target,
 } from "./objects.ts";
+import { ResumableUploads } from "./resumable.ts";
 import { describe, serveBytes } from "./serving.ts";
 import { Signer } from "./signing.ts";
 
@@ -40,8 +41,6 @@ export interface StorageOptions {
   jwtSecret: string;
   publishableKey: string;
   secretKey: string;
-  /** The stack's own address, for answers that must name it (resumable uploads). */
-  publicUrl: string;
   /** The largest upload in bytes, whatever its bucket allows: 50 MiB, as a new project has it. */
   fileSizeLimit?: number;
 }
@@ -71,6 +70,7 @@ class StorageApi {
   #downloads: Signer;
   #uploads: Signer;
   #largest: number;
+  #resumable: ResumableUploads;
 
   constructor(options: StorageOptions) {
     this.#store = { database: connect(options.databaseUrl), blobs: new Blobs(options.directory) };
@@ -78,6 +78,8 @@ class StorageApi {
     this.#downloads = new Signer(options.jwtSecret, "storage download");
     this.#uploads = new Signer(options.jwtSecret, "storage upload");
     this.#largest = options.fileSizeLimit ?? 50 * 2 ** 20;
+    const unfinished = `${options.directory}/resumable`;
+    this.#resumable = new ResumableUploads(this.#store, this.#callers, this.#uploads, this.#largest, unfinished);
     this.#store.blobs.sweep(this.#store.database).then(
       (removed) => removed > 0 && console.info(`storage: removed ${removed} files that no object refers to`),
       (thrown) => console.warn(`storage: files without an object were not looked for: ${thrown.message}`),
@@ -105,6 +107,9 @@ class StorageApi {
     const [resource, first = "", ...rest] = decoded(url.pathname.slice(MOUNT.length + 1));
     const route = { request, query: url.searchParams, first, rest };
     if (resource === "status" && request.method === "GET") return new Response(null, { status: 200 });
+    if (resource === "upload" && first === "resumable") {
+      return await this.#resumable.handle(request, rest[0] === "sign");
+    }
     const answer = resource === "bucket"
       ? await this.#bucket(route)
       : resource === "object"

@@ -7,7 +7,7 @@
 // `storeObject` is the one way in for bytes. Resumable uploads, which probe several times and bring a finished file,
 // call its parts `probeUpload` and `finishUpload`.
 
-import type { Blobs } from "./blobs.ts";
+import type { Blobs, Written } from "./blobs.ts";
 import {
   type Caller,
   type Database,
@@ -64,16 +64,8 @@ const PROBE_VERSION = "1";
 export async function storeObject(store: Store, target: Target, upload: Incoming, limit: number): Promise<string> {
   await probeUpload(store, target, probeMetadata(upload.mimetype, upload.declaredLength), upload.userMetadata);
   const version = crypto.randomUUID();
-  const { size, eTag } = await store.blobs.write(version, upload.bytes, limit);
-  const metadata = {
-    eTag,
-    size,
-    mimetype: upload.mimetype,
-    cacheControl: upload.cacheControl,
-    lastModified: new Date().toISOString(),
-    contentLength: size,
-    httpStatusCode: 200,
-  };
+  const written = await store.blobs.write(version, upload.bytes, limit);
+  const metadata = storedMetadata(written, upload.mimetype, upload.cacheControl);
   return await finishUpload(store, target, version, metadata, upload.userMetadata ?? {});
 }
 
@@ -114,6 +106,12 @@ export async function finishUpload(
 
 export function probeMetadata(mimetype: string | null, length: number | undefined): Record<string, unknown> {
   return { ...(mimetype === null ? {} : { mimetype }), ...(length === undefined ? {} : { contentLength: length }) };
+}
+
+/** What the final write says of bytes that are complete. */
+export function storedMetadata({ size, eTag }: Written, mimetype: string, cacheControl: string) {
+  const lastModified = new Date().toISOString();
+  return { eTag, size, mimetype, cacheControl, lastModified, contentLength: size, httpStatusCode: 200 };
 }
 
 /** Renames an object, into another bucket too. Its id stays, its version does not; the mover becomes its owner. */
