@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import count
 from pathlib import Path
 
@@ -37,6 +38,25 @@ def no_network(request: pytest.FixtureRequest) -> Iterator[None]:
     network.allowed = False
     if network.refused:
         pytest.fail(f"the test went beyond loopback: {', '.join(network.refused)}")
+
+
+Counted = Callable[..., None]
+
+
+@pytest.fixture
+def counted(record_property: Callable[[str, object], None]) -> Counted:
+    """Say what a test went through, `counted("names", 500)`; the run ends with the sums of what passed."""
+    return lambda what, number=1: record_property(f"counted {what}", number)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    sums: Counter[str] = Counter()
+    for report in terminalreporter.stats.get("passed", []):
+        for name, number in report.user_properties:
+            if name.startswith("counted "):
+                sums[name.removeprefix("counted ")] += number
+    for what, number in sums.items():
+        terminalreporter.write_line(f"{what}: {number:,}")
 
 
 @pytest.fixture(scope="session")
