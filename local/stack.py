@@ -34,7 +34,8 @@ class Stack:
     """An embedded Supabase in `directory`; `async with` starts and stops it.
 
     `port` is the API's on 127.0.0.1, 0 for a free one. `durable=False` is for tests: faster, and lost when the
-    machine crashes. `project` holds the folder `supabase` with migrations and functions.
+    machine crashes. `project` holds the folder `supabase` with migrations and functions. `largest_upload` in bytes is
+    the project's limit, which no bucket exceeds; without it 50 MB, as a new project has it.
     """
 
     def __init__(
@@ -44,12 +45,14 @@ class Stack:
         port: int = 0,
         durable: bool = True,
         project: Path = deno.REPOSITORY,
+        largest_upload: int | None = None,
     ) -> None:
         self.directory = directory.resolve()
         self.lock = Lock(self.directory / "lock")
         self._port = port
         self._durable = durable
         self._project = project
+        self._largest_upload = largest_upload
         self._running: AsyncExitStack | None = None
         self._cluster: Cluster | None = None
         self._serving = AsyncExitStack()
@@ -232,7 +235,7 @@ class Stack:
             "SLUICE_JWT_SECRET": self.jwt_secret,
             "SLUICE_PUBLISHABLE_KEY": self.publishable_key,
             "SLUICE_SECRET_KEY": self.secret_key,
-        }
+        } | ({"SLUICE_STORAGE_FILE_SIZE_LIMIT": str(self._largest_upload)} if self._largest_upload else {})
 
 
 def stop_leftover(directory: Path) -> bool:

@@ -61,6 +61,7 @@ async function build(publicUrl: string): Promise<{ handle: Handle; api: Api }> {
     ...keys,
     databaseUrl: setting("SLUICE_STORAGE_DATABASE_URL"),
     directory: setting("SLUICE_STORAGE_DIRECTORY"),
+    fileSizeLimit: Number(Deno.env.get("SLUICE_STORAGE_FILE_SIZE_LIMIT")) || undefined,
   });
   // What the platform tells every function.
   Deno.env.set("SUPABASE_URL", publicUrl);

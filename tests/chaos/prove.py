@@ -12,6 +12,8 @@ from tests.benchmarks import performance
 from tests.chaos.record import run, table, write
 
 PAGE = deno.REPOSITORY / "docs" / "reliability.md"
+# As one types it in the repository, where the runs take place.
+PYTHON = ".venv/bin/python"
 # A fault each second or so: over the jobs of all seeds some hundreds of kills at every stage.
 PARTS: dict[str, list[str]] = {
     "chaos": [f"scripts/chaos --n 1500 --seed {seed} --rate 10 --faults 1.2 --json" for seed in range(1, 8)],
@@ -25,6 +27,8 @@ PARTS: dict[str, list[str]] = {
     "ingest": ["scripts/bench"],
     "search": ["scripts/bench search"],
     "bench": list(performance.COMMANDS),
+    "uploads": [f"{PYTHON} -m tests.large_upload 200"],
+    "mutants": [f"{PYTHON} -m tests.mutants 10000 1"],
 }
 # A queue without its fence must be found out.
 _EXPECTED_EXIT = {"fence": 1}
@@ -52,7 +56,10 @@ def main(parts: tuple[str, ...]) -> None:
 
 
 def _write_page() -> None:
-    tables = {"chaos": _chaos, "fence": _fence, "recovery": _recovery, "neighbours": _neighbours, "queue": _queue}
+    tables = {
+        "chaos": _chaos, "fence": _fence, "recovery": _recovery, "neighbours": _neighbours, "queue": _queue,
+        "uploads": _uploads, "mutants": _mutants,
+    }  # fmt: skip
     write(PAGE, {part: (part, make) for part, make in tables.items()})
     performance.write_page()
 
@@ -111,6 +118,32 @@ def _neighbours(lines: list[dict[str, Any]]) -> str:
             [line["date"], line["commit"], name, r[name]["fewest_ready"], r[name]["seconds"],
              r[name]["times_the_clean"], r[name]["most_leases_of_the_poison"], f"`{line['command']}`"]
             for line in lines if (r := line.get("report")) for name in names
+        ],
+    )  # fmt: skip
+
+
+def _uploads(lines: list[dict[str, Any]]) -> str:
+    return table(
+        ["date", "commit", "MB", "cuts", "documents", "generation", "worker MB before", "worker MB at most", "seconds",
+         "exit", "command"],
+        [
+            [line["date"], line["commit"],
+             *(r[name] for name in ("megabytes", "cuts", "documents", "generation", "worker_rss_before",
+                                    "worker_rss_most", "seconds")), line["exit"], f"`{line['command']}`"]
+            for line in lines if (r := line.get("report"))
+        ],
+    )  # fmt: skip
+
+
+def _mutants(lines: list[dict[str, Any]]) -> str:
+    return table(
+        ["date", "commit", "seed", "files", "read", "refused", "of these by code", "without a verdict",
+         "worker deaths", "worker MB at most", "seconds", "exit"],
+        [
+            [line["date"], line["commit"], r["seed"], r["files"], r["ready"], r["refused"],
+             ", ".join(f"{code} {count}" for code, count in r["by_code"].items()), r["unfinished"],
+             r["worker_deaths"], r["worker_rss_most"], r["seconds"], line["exit"]]
+            for line in lines if (r := line.get("report"))
         ],
     )  # fmt: skip
 

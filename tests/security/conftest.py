@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.conftest import ada, bob, project
 from tests.reading import MB, Reader, local_parser
 from worker.pipeline.parse.local import LocalParser
+
+__all__ = ["ada", "bob", "project"]
 
 
 @pytest.fixture
