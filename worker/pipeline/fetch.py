@@ -60,9 +60,15 @@ class ObjectStore:
     async def download(self, bucket: str, name: str, path: Path, *, max_bytes: int) -> tuple[int, bytes]:
         """Stream an object into `path` and return its size in bytes and its SHA-256.
 
-        Raises NotFound, Rejected beyond max_bytes whatever length was declared, Misconfigured when our
-        key is refused, Unavailable while Storage does not answer.
+        Raises NotFound, Rejected beyond max_bytes whatever length was declared and for a name that no URL
+        can hold, Misconfigured when our key is refused, Unavailable while Storage does not answer.
         """
+        if not {".", ".."}.isdisjoint(name.split("/")):
+            # Clients and servers resolve such segments, encoded or not: our key would be given another object.
+            raise Rejected(
+                "name_unreadable",
+                "A folder in the file's name is '.' or '..', and Storage gives no such file out. Rename it.",
+            )
         try:
             return await self._stream(f"{self._objects}/{quote(bucket)}/{quote(name)}", path, max_bytes)
         except httpx.HTTPError as exc:
@@ -76,7 +82,8 @@ class ObjectStore:
         from supabase import StorageException
 
         try:
-            info = await (await self._client()).storage.from_(bucket).info(name)
+            # The package takes a name as if it were quoted: of `100%25` it would ask for `100%`.
+            info = await (await self._client()).storage.from_(bucket).info(quote(name))
         except StorageException as exc:
             said = (str(getattr(exc, "status", "")), getattr(exc, "code", ""))
             return said == ("404", "not_found")

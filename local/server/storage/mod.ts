@@ -16,7 +16,7 @@ import { ANONYMOUS, connect, SERVICE } from "./database.ts";
 import { asRefusal, refusals } from "./errors.ts";
 import { contentLength, discard, metadataHeader, readJson, readUpload } from "./incoming.ts";
 import { listFolder, listPage, whole } from "./listing.ts";
-import { bucketName, isFolderMarker, objectName, requireMimeType } from "./names.ts";
+import { bucketName, isFolderMarker, objectName, requireMimeType, storedName } from "./names.ts";
 import {
   copyObject,
   deleteObjects,
@@ -213,7 +213,7 @@ class StorageApi {
 
   /** Finds an object for reading: anybody's in a public bucket, else one that the policies show to the caller. */
   async #readable(route: Route, publicOnly: boolean, verb: string) {
-    const { bucket, name } = place(route);
+    const [bucket, name] = [bucketName(route.first), storedName(route.rest.join("/"))];
     const caller = await this.#callers.identifyOrNull(route.request);
     const { database } = this.#store;
     const limits = await bucketLimits(database, bucket);

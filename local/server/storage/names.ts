@@ -18,6 +18,12 @@ export function objectName(value: unknown): string {
   return value;
 }
 
+/** Returns the name of an object to read: SQL and older servers made what no upload may be called any more. */
+export function storedName(value: string): string {
+  if (value === "" || value.includes("\0")) throw refusals.noSuchKey();
+  return value;
+}
+
 export function bucketName(value: unknown): string {
   if (typeof value !== "string" || !BUCKET.test(value)) throw refusals.invalidBucketName();
   return value;
