@@ -8,7 +8,8 @@ PLAIN = "Plain words of the page."
 SECRET = "PROGRAMTEXT"
 """Stands in every program, order and hidden part; no reader may show it."""
 _PAGE = (
-    b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 4 0 R /Resources << /Font << /F 5 0 R >> >> %s >>"
+    b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 4 0 R "
+    b"/Resources << /Font << /F 5 0 R >> /XObject << /I 6 0 R >> >> %s >>"
 )
 _FONT = b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica %s >>"
 _W = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
@@ -20,9 +21,11 @@ def _stream(data: bytes, head: bytes = b"") -> bytes:
     return b"<< %s /Length %d >>\nstream\n%s\nendstream" % (head, len(data), data)
 
 
-def _pdf(catalog: bytes = b"", *more: bytes, page: bytes = b"", font: bytes = b"", pages: bytes = b"") -> bytes:
-    """Return a PDF of one page of plain words; further objects begin at 6."""
-    text = b"BT /F 12 Tf 72 700 Td (%s) Tj ET" % PLAIN.encode()
+def _pdf(
+    catalog: bytes = b"", *more: bytes, page: bytes = b"", font: bytes = b"", pages: bytes = b"", draw: bytes = b""
+) -> bytes:
+    """Return a PDF of one page of plain words; further objects begin at 6, which the page can `draw` as /I."""
+    text = b"BT /F 12 Tf 72 700 Td (%s) Tj ET %s" % (PLAIN.encode(), draw)
     return hostile.pdf(
         [
             b"<< /Type /Catalog /Pages 2 0 R %s >>" % catalog,
@@ -33,6 +36,12 @@ def _pdf(catalog: bytes = b"", *more: bytes, page: bytes = b"", font: bytes = b"
             *more,
         ]
     )
+
+
+def _picture(kind: str) -> bytes:
+    """Return a picture that claims 60,000 points a side and holds a few bytes."""
+    head = b"/Type /XObject /Subtype /Image /Width 60000 /Height 60000 /BitsPerComponent 1 /ColorSpace /DeviceGray"
+    return _stream(b"\x00\x00\x00\x0cjP  \xff\xd8\xff" + b"\x81\xff" * 500, head + b" /Filter /" + kind.encode())
 
 
 def _docx(body: str, relations: str = "", **parts: bytes | str) -> bytes:
@@ -74,6 +83,7 @@ def active(port: int = 9) -> dict[str, bytes]:
             b"/AcroForm << /Fields [] /XFA 6 0 R >>",
             _stream(b"<xdp><script>%s</script></xdp>" % SECRET.encode()),
         ),
+        "outside its folder.docx": _docx(_paragraph(), **{f"../../../tmp/{SECRET}.xml": SECRET, "/etc/x": SECRET}),
         "remote template.docx": _docx(_paragraph(), _relation("attachedTemplate", f"{address}.dotm")),
         "remote picture.docx": _docx(_paragraph(), _relation("image", f"file:///etc/passwd#{SECRET}")),
         "macros.docx": _docx(
@@ -115,6 +125,8 @@ def recursive() -> dict[str, bytes]:
         "objects.pdf": _pdf(b"/X 6 0 R", _stream(b"6 0 ", b"/Type /ObjStm /N 1 /First 4 /Extends 6 0 R")),
         "form of forms.pdf": _pdf(b"/AcroForm << /Fields [6 0 R] >>", b"<< /Kids [6 0 R] /Parent 6 0 R /T (x) >>"),
         "deep arrays.pdf": _pdf(b"/X " + b"[" * 50_000 + b"]" * 50_000),
+        **{f"{kind} of 3,600 million points.pdf": _pdf(b"", _picture(kind), draw=b"/I Do")
+           for kind in ("JBIG2Decode", "JPXDecode", "DCTDecode", "CCITTFaxDecode", "RunLengthDecode", "LZWDecode")},
         "styles.docx": _docx(styled, _relation("styles", "styles.xml", external=False),
                              **{"word/styles.xml": f"<w:styles xmlns:w='{_W}'>{loop}{back}</w:styles>"}),
         "relations.docx": _docx(_paragraph(), _relation("styles", "document.xml", external=False)),

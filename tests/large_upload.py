@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -91,7 +92,7 @@ def write_pdf(path: Path, size: int) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _watched(pid: int, seen: list[int]):  # type: ignore[no-untyped-def]
+async def _watched(pid: int, seen: list[int]) -> AsyncIterator[None]:
     process = psutil.Process(pid)
 
     async def watch() -> None:

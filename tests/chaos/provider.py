@@ -17,6 +17,8 @@ from tests.chaos.vectors import MODEL, vector_of
 REFUSED = "refused-by-the-provider"
 KILLS = "kills-its-worker"
 _HANG_SECONDS = 3.0
+# It holds up all workers: with a second of it, 30 in 100 answers would leave three requests a second to all of them.
+_WAIT = "retry-after: 0.2\r\n"
 _STAMP = re.compile(r"Note \S+ line")
 # Charged failures that one document may meet. Five attempts are all that it has; kills want some of them.
 _CHARGED_LIMIT = 1
@@ -73,11 +75,11 @@ class Provider:
             case "kills" if await self._kill(pid):
                 return False
             case "kills":
-                return await _send(writer, "429 Too Many Requests", {"error": "busy"}, "retry-after: 1\r\n")
+                return await _send(writer, "429 Too Many Requests", {"error": "busy"}, _WAIT)
             case "refused":
                 return await _send(writer, "400 Bad Request", {"error": "refused"})
             case "429":
-                return await _send(writer, "429 Too Many Requests", {"error": "busy"}, "retry-after: 1\r\n")
+                return await _send(writer, "429 Too Many Requests", {"error": "busy"}, _WAIT)
             case "500":
                 return await _send(writer, "500 Internal Server Error", {"error": "broken"})
             case "hang":

@@ -114,22 +114,22 @@ async def search(connection: asyncpg.Connection, logs: list[Path], words: list[s
     return searched
 
 
-async def keys_and_tokens(stack: Stack, people: list[Person]) -> list[str]:
-    """Everything that opens something: the stack's, the provider's and the people's, and the tokens of signed URLs."""
-    secrets = [stack.secret_key, stack.jwt_secret, KEY, *stack.secrets.passwords.values()]
-    for person in people:
-        session = await person.client.auth.get_session()
-        assert session is not None
-        bucket = person.client.storage.from_("documents")
-        down = await bucket.create_signed_url(f"{person.folder}/good.md", 3600)
-        up = await bucket.create_signed_upload_url(f"{person.folder}/later.md")
-        secrets += [session.access_token, session.refresh_token, down["signedURL"].split("token=")[1], up["token"]]
-    return secrets
+async def keys_and_tokens(stack: Stack, person: Person) -> list[str]:
+    """Everything that opens something: the stack's, the provider's and the person's, and the tokens of signed URLs."""
+    session = await person.client.auth.get_session()
+    assert session is not None
+    bucket = person.client.storage.from_("documents")
+    down = await bucket.create_signed_url(f"{person.folder}/good.md", 3600)
+    up = await bucket.create_signed_upload_url(f"{person.folder}/later.md")
+    return [
+        stack.secret_key, stack.jwt_secret, KEY, *stack.secrets.passwords.values(), session.access_token,
+        session.refresh_token, down["signedURL"].split("token=")[1], up["token"],
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("level", ["INFO", "DEBUG"])
 async def test_neither_logs_nor_rows_hold_a_key_a_token_or_a_documents_text(
-    stack: Stack, temporary_directory: Path, project: Project, ada: Person, bob: Person, level: str, counted: Counted
+    stack: Stack, temporary_directory: Path, project: Project, ada: Person, level: str, counted: Counted
 ) -> None:
     word, log = f"Canary{uuid4().hex}", temporary_directory / f"leaks-{level}.log"
     failing = [True]
@@ -142,7 +142,7 @@ async def test_neither_logs_nor_rows_hold_a_key_a_token_or_a_documents_text(
             return Reply(500, error)
         return Reply(400, error) if any(REFUSED in text for text in texts_of([request])) else answer(request)
 
-    people, made = [ada, bob], files(word)
+    made = files(word)
     async with ProviderDouble() as double:
         double.on("POST", PATH, echo)
         settings: dict[str, Any] = {
@@ -150,9 +150,9 @@ async def test_neither_logs_nor_rows_hold_a_key_a_token_or_a_documents_text(
             "SLUICE_LOG_LEVEL": level, "OPENAI_BASE_URL": f"{double.url}/v1",
         }  # fmt: skip
         async with working(stack, log, **settings):
-            paths = [await person.upload(name, content) for person in people for name, content in made.items()]
+            paths = [await ada.upload(name, content) for name, content in made.items()]
             ended = [await project.settled(path) for path in paths]
-            secrets = await keys_and_tokens(stack, people)
+            secrets = await keys_and_tokens(stack, ada)
 
     states = {row["name"].split("/")[-1]: row["state"] for row in ended}
     assert {name for name, state in states.items() if state == "ready"} >= {n for n in made if n.startswith("good")}
@@ -160,7 +160,7 @@ async def test_neither_logs_nor_rows_hold_a_key_a_token_or_a_documents_text(
 
     admin = await asyncpg.connect(stack.admin_url)
     logs = [log, stack.server.log, stack.cluster.log]
-    assert any(line for line in log.read_text().splitlines())
+    assert len(log.read_text().splitlines()) > len(made)
     texts = await search(admin, logs, [word, REFUSED], text=True)
     everywhere = await search(admin, [log], [word], text=False)
     keys = await search(admin, logs, [*secrets, "token=ey"], text=False)

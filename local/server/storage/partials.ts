@@ -105,7 +105,7 @@ export class Partials extends DataStore {
   override async deleteExpired(): Promise<number> {
     const expired = new Set<string>();
     for await (const entry of Deno.readDir(this.directory)) {
-      const version = entry.name.replace(/\.json$/, "");
+      const version = entry.name.replace(/\.json(\.new)?$/, "");
       if (!entry.isFile || !isUuid(version)) continue;
       const { mtime } = await Deno.stat(`${this.directory}/${entry.name}`).catch(() => ({ mtime: null }));
       // Bytes may be as young as the expiry allows; words are as old as the upload, or as its end.
