@@ -53,7 +53,8 @@ async def apply_strictly(admin_url: str, database_url: str, project: Path = deno
     """Apply every migration as plain `postgres`, statement by statement, and return how many statements ran.
 
     Only CREATE, ALTER and DROP POLICY and DROP TRIGGER on tables of storage and realtime get the owners'
-    rights, as hosted projects do. Each file is one transaction. Raises StackError naming file and statement.
+    rights, as hosted projects do, also inside a DO block that holds nothing else and asks first whether the
+    table is there. Each file is one transaction. Raises StackError naming file and statement.
     """
     count = 0
     admin = await asyncpg.connect(admin_url)
@@ -63,7 +64,7 @@ async def apply_strictly(admin_url: str, database_url: str, project: Path = deno
             async with connection.transaction():
                 for statement in statements(file.read_text()):
                     # Lent from outside the transaction, where it is seen at once and taken back at once.
-                    async with _lent(admin) if _LENT.match(statement) else nullcontext():
+                    async with _lent(admin) if _is_lent(statement) else nullcontext():
                         await _execute(connection, file, statement)
                     count += 1
     finally:
@@ -77,6 +78,18 @@ _LENT = re.compile(
         \bon\s+ (?:storage|realtime)\s*\.\s* (?:objects|buckets|messages)\b""",
     re.IGNORECASE | re.DOTALL | re.VERBOSE,
 )
+_GUARDED = re.compile(
+    r"""(?:\s|--[^\n]*\n)* do \s+ \$\$ \s* begin \s+
+        if \s+ to_regclass\('(?:storage|realtime)\.\w+'\) \s+ is \s+ not \s+ null \s+ then
+        (?P<guarded>.*) end \s+ if; \s* end \s* \$\$ \s*""",
+    re.IGNORECASE | re.DOTALL | re.VERBOSE,
+)
+
+
+def _is_lent(statement: str) -> bool:
+    if block := _GUARDED.fullmatch(statement):
+        return all(_LENT.match(inner) for inner in statements(block["guarded"]))
+    return _LENT.match(statement) is not None
 
 
 async def _execute(connection: asyncpg.Connection, file: Path, statement: str) -> None:

@@ -5,6 +5,7 @@
 - jobs that do nothing, claimed and settled 50 at a time with leases and events, by turns with a bare loop over a
   bare table (`for update skip locked`, then an update);
 - what the trigger that refuses transitions costs: each other batch on a connection on which triggers do not fire;
+- what announcing progress costs: each other batch on a connection on which nothing is announced;
 - how long after its commit a job starts in an idle worker that listens;
 - a claim beside one tenant's backlog, and 0, 20 and 1,000 other tenants that are busy;
 - in 100 trials each, whether the job of a tenant that has nothing waiting starts at the first claim made after its
@@ -33,6 +34,7 @@ from loguru import logger
 from local import migrations, shape
 from local.postgres import SUPERUSER, Cluster
 from local.secrets import WORKER_ROLE, Secrets
+from tests.benchmarks.announcing import announcing
 from worker.db.pool import Database
 from worker.model import Claim
 from worker.queue.attempt import Attempts
@@ -186,6 +188,15 @@ class Queue:
             "ratio": round(medians["origin"] / medians["replica"], 3),
         }
 
+    async def announcing(self, batch: int, batches: int) -> dict[str, object]:
+        """Time claim and settlement of batches, each other one where nothing is announced."""
+
+        async def fill(tenants: list[UUID], jobs: int) -> None:
+            await self.empty()
+            await self.fill(tenants, jobs)
+
+        return await announcing(lambda: self.access.connect(SUPERUSER), fill, batch, batches)
+
     async def start_latency(self, directory: Path, samples: int) -> dict[str, object]:
         """Enqueue one job at a time for an idle worker that listens, and time its start from before the commit."""
         await self.empty()
@@ -294,6 +305,8 @@ async def measure(access: Access, directory: Path, jobs: int, backlog: int, tria
     result["throughput"] = await queue.throughput(jobs)
     _say("trigger")
     result["trigger"] = await queue.trigger_cost(20_000)
+    _say("announcing")
+    result["announcing"] = [await queue.announcing(batch, batches) for batch, batches in ((BATCH, 400), (SLOTS, 800))]
     _say("start latency")
     result["start"] = await queue.start_latency(directory, 300)
     _say("claims beside a backlog")

@@ -126,7 +126,7 @@ async def test_listen_serves_where_it_is_heard_and_nothing_is_broadcast(world: W
 
     assert world.ways() == ["listen"]
     assert world.server.joins == 0
-    assert await world.sql.admin.fetchval("select count(*) from realtime.messages") == 0
+    assert await world.sql.admin.fetchval("select count(*) from realtime.messages where topic = 'worker:ingest'") == 0
 
 
 async def test_where_listen_is_deaf_realtime_is_proven_and_serves(world: World) -> None:
