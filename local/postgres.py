@@ -35,7 +35,7 @@ _SETTINGS = {
     "unix_socket_directories": "",
     "max_connections": "100",
     "shared_buffers": "128MB",
-    "wal_level": "replica",
+    "wal_level": "logical",  # the local Realtime decodes what is committed
     "max_wal_size": "512MB",
     "logging_collector": "off",
     "log_min_messages": "warning",

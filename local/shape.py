@@ -16,7 +16,9 @@ import asyncpg
 from local import deno
 
 _BOOTSTRAP = Path(__file__).parent / "bootstrap"
-LOGIN_ROLES = ("postgres", "authenticator", "supabase_auth_admin", "supabase_storage_admin", "lite_api")
+LOGIN_ROLES = (
+    "postgres", "authenticator", "supabase_auth_admin", "supabase_storage_admin", "lite_api", "realtime_bridge",
+)  # fmt: skip
 
 
 def version() -> str:

@@ -232,6 +232,7 @@ class Stack:
         return {
             "SLUICE_API_DATABASE_URL": self._url("lite_api"),
             "SLUICE_STORAGE_DATABASE_URL": self._url("supabase_storage_admin"),
+            "SLUICE_REALTIME_DATABASE_URL": self._url("realtime_bridge"),
             "SLUICE_JWT_SECRET": self.jwt_secret,
             "SLUICE_PUBLISHABLE_KEY": self.publishable_key,
             "SLUICE_SECRET_KEY": self.secret_key,

@@ -48,3 +48,6 @@ end $$;
 grant select, insert, update on realtime.messages to postgres, anon, authenticated, service_role;
 
 reset role;
+
+-- What is broadcast is decoded from here.
+create publication supabase_realtime_messages_publication for table realtime.messages with (publish = 'insert');

@@ -23,6 +23,12 @@ create role supabase_realtime_admin nologin noinherit;
 create role lite_api login noinherit;
 grant anon, authenticated, service_role to lite_api with inherit true, set true;
 
+-- Realtime of the local server. It decodes what is committed, and owns the messages for the rows by which it judges
+-- a channel.
+create role realtime_bridge login noinherit replication;
+grant anon, authenticated, service_role to realtime_bridge with inherit false, set true;
+grant supabase_realtime_admin to realtime_bridge with inherit true, set false;
+
 -- A role's setting acts at login only. PostgREST applies those of anon and authenticated by itself, the
 -- local server does not: what bounds it is lite_api's own.
 alter role anon set statement_timeout = '3s';

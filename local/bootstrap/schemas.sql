@@ -33,9 +33,6 @@ alter default privileges for role postgres in schema public
 alter default privileges for role postgres in schema public
   grant all on functions to postgres, anon, authenticated, service_role;
 
--- Empty, and owned by postgres so that a migration can add its tables. Decoding needs wal_level=logical, which
--- nothing here does; the warning about it is expected.
-set client_min_messages = error;
+-- Empty, and owned by postgres so that a migration can add its tables.
 create publication supabase_realtime;
 alter publication supabase_realtime owner to postgres;
-reset client_min_messages;

@@ -1,9 +1,10 @@
-// The local Supabase on one loopback port: /auth/v1, /rest/v1, /storage/v1 and /functions/v1.
+// The local Supabase on one loopback port: /auth/v1, /rest/v1, /storage/v1, /realtime/v1 and /functions/v1.
 //
 // Settings come from the environment that the stack gives it. When it is ready it prints one line of JSON, and
 // it ends when its standard input closes, so that it cannot outlive the process that started it.
 import { type Api, createApi } from "./api.ts";
 import { callFunction, loadFunctions } from "./functions.ts";
+import { createRealtime, type Realtime } from "./realtime/mod.ts";
 import { createStorage } from "./storage/mod.ts";
 
 const HOST = "127.0.0.1";
@@ -50,7 +51,7 @@ function withCors(response: Response): Response {
   return new Response(response.body, { status: response.status, statusText: response.statusText, headers });
 }
 
-async function build(publicUrl: string): Promise<{ handle: Handle; api: Api }> {
+async function build(publicUrl: string): Promise<{ handle: Handle; api: Api; realtime: Realtime }> {
   const keys = {
     jwtSecret: setting("SLUICE_JWT_SECRET"),
     publishableKey: setting("SLUICE_PUBLISHABLE_KEY"),
@@ -63,6 +64,7 @@ async function build(publicUrl: string): Promise<{ handle: Handle; api: Api }> {
     directory: setting("SLUICE_STORAGE_DIRECTORY"),
     fileSizeLimit: Number(Deno.env.get("SLUICE_STORAGE_FILE_SIZE_LIMIT")) || undefined,
   });
+  const realtime = createRealtime({ ...keys, databaseUrl: setting("SLUICE_REALTIME_DATABASE_URL") });
   // What the platform tells every function.
   Deno.env.set("SUPABASE_URL", publicUrl);
   Deno.env.set("SUPABASE_PUBLISHABLE_KEYS", JSON.stringify({ default: keys.publishableKey }));
@@ -83,11 +85,15 @@ async function build(publicUrl: string): Promise<{ handle: Handle; api: Api }> {
       return await api.fetch(request, peerAddress);
     }
     if (path.startsWith("/storage/v1/")) return withCors(await storage(request));
+    if (path.startsWith("/realtime/v1/")) return await realtime.fetch(request);
     if (path.startsWith("/functions/v1/")) return await callFunction(functions, request);
     if (path === "/health") return Response.json({ status: "ok" });
-    return problem(404, `Nothing is served at ${path}. Try /auth/v1, /rest/v1, /storage/v1 or /functions/v1.`);
+    return problem(
+      404,
+      `Nothing is served at ${path}. Try /auth/v1, /rest/v1, /storage/v1, /realtime/v1 or /functions/v1.`,
+    );
   };
-  return { handle, api };
+  return { handle, api, realtime };
 }
 
 let handle: Handle = () => Promise.resolve(problem(503, "The server is starting. Try again in a moment."));
@@ -115,7 +121,7 @@ await Deno.stdout.write(new TextEncoder().encode(JSON.stringify({ ready: true, p
 async function stop(): Promise<never> {
   // Requests under way get a moment; a connection that stays open must not keep the process.
   setTimeout(() => Deno.exit(0), 2000);
-  await server.shutdown();
+  await Promise.all([built.realtime.close(), server.shutdown()]);
   await built.api.close();
   Deno.exit(0);
 }

@@ -33,12 +33,12 @@ export interface Scope {
 
 const ROLLBACK = Symbol("rollback");
 
-export function connect(databaseUrl: string): Database {
+export function connect(databaseUrl: string, name = "storage"): Database {
   return postgres(databaseUrl, {
     max: 10,
     connect_timeout: 10,
     onnotice: () => {},
-    connection: { application_name: "storage", statement_timeout: 30_000, lock_timeout: 5_000 },
+    connection: { application_name: name, statement_timeout: 30_000, lock_timeout: 5_000 },
   });
 }
 
