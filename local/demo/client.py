@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
@@ -36,6 +36,8 @@ class Client:
         self._log = log
         self._numbers = count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self.told: Callable[[dict[str, Any]], None] = lambda _told: None
+        """What is called with each thing that a followed document's channel says."""
 
     async def ask(self, who: str, what: str, **given: object) -> Any:
         """Let `who` do `what` and return the answer; raises ClientError with Supabase's code and message."""
@@ -59,6 +61,9 @@ class Client:
         assert self._process.stdout is not None
         while line := await self._process.stdout.readline():
             answer = json.loads(line)
+            if "told" in answer:
+                self.told(answer["told"])
+                continue
             future = self._waiting.get(answer["id"])
             if future is None or future.done():
                 continue

@@ -2,6 +2,7 @@
 //
 //   {"id": 1, "who": "owner", "do": "signUp", ...}  →  {"id": 1, "ok": ...}  or  {"id": 1, "error": {code, message}}
 //
+// and what is heard of followed documents, as it comes: {"told": {document, state}}, {"told": {document, progress}}.
 // Requests overlap. URL and publishable key come by the environment; there is no other key here, so all of it
 // happens under row-level security. Passwords are made here and never leave.
 import { createClient, type SupabaseClient } from "@supabase/supabase-js";
@@ -73,6 +74,17 @@ class Person {
       this.all("jobs", "id,document_id,generation,state,stage,progress,attempt,error_code,error_message"),
     ]);
     return { documents, jobs };
+  }
+
+  /** Follows a document on its channel until it is at its end. */
+  follow({ document }: { document: string }) {
+    const channel = this.client.channel(`document:${document}`, { config: { private: true } });
+    channel.on("broadcast", { event: "progress" }, ({ payload: progress }) => {
+      say({ told: { document, progress } });
+      if (["completed", "cancelled", "discarded"].includes(progress.state)) void this.client.removeChannel(channel);
+    });
+    channel.subscribe((state) => say({ told: { document, state } }));
+    return Promise.resolve(null);
   }
 
   /** Uploads, then looks every `every` ms until the document is ready; says how long each took, in ms. */
@@ -154,6 +166,7 @@ const people: Record<string, Person> = {};
 const ALLOWED = new Set([
   "signUp",
   "upload",
+  "follow",
   "progress",
   "uploadToReady",
   "search",

@@ -56,6 +56,11 @@ class Row:
             return 0.0
         return (STAGES.index(self.stage) + (self.progress or 0)) / len(STAGES)
 
+    def hear(self, message: dict[str, Any]) -> None:
+        """Take over what a channel says of a job that is not at its end."""
+        self.state = "processing" if message["state"] == "running" else "pending"
+        self.stage, self.progress, self.code = message["stage"], message["progress"], message["error_code"]
+
     def see(self, document: dict[str, Any], job: dict[str, Any] | None) -> None:
         """Take over what the two rows of the database say."""
         self.state, self.title = document["state"], document["title"]

@@ -62,13 +62,17 @@ class Isolation:
 
 @dataclass(slots=True)
 class Report:
-    """One run; `seconds` is from the first upload until the last document settled, `error` what ended the run early."""
+    """One run; `seconds` is from the first upload until the last document settled, `error` what ended the run early.
+
+    `messages` counts the progress that came by Realtime.
+    """
 
     documents: int = 0
     ready: int = 0
     pages: int = 0
     chunks: int = 0
     embeddings: int = 0
+    messages: int = 0
     seconds: float = 0.0
     start_seconds: float = 0.0
     isolation: Isolation = field(default_factory=Isolation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -16,6 +17,7 @@ from local import samples
 from local.demo.citation import one_line, page_at, passage
 from local.demo.client import Client, ClientError
 from local.demo.files import Upload
+from local.demo.following import Following
 from local.demo.progress import Display, Row, display
 from local.demo.report import (
     Answered,
@@ -32,7 +34,6 @@ from local.worker_process import Worker
 from worker.pipeline.embed.local import LocalEmbedder
 
 HITS = 10
-_LOOK_SECONDS = 0.25
 _UPLOADS_AT_A_TIME = 3
 _COUNT_EMBEDDINGS = Path(__file__).with_name("embeddings.sql")
 
@@ -92,13 +93,16 @@ class Demo:
 
     async def _upload_and_follow(self, files: Sequence[Upload], rows: Sequence[Row], shown: Display) -> None:
         gate = asyncio.Semaphore(_UPLOADS_AT_A_TIME)
+        following = Following(rows)
+        self._client.told = following.hear
         uploads = asyncio.gather(*(self._upload(file, row, gate) for file, row in zip(files, rows, strict=True)))
         try:
             while not all(row.settled for row in rows):
-                await self._look(rows)
+                if await following.stirred():
+                    await self._look(rows)
                 shown.show(rows)
-                await asyncio.sleep(_LOOK_SECONDS)
         finally:
+            self.report.messages = following.messages
             uploads.cancel()
             await asyncio.gather(uploads, return_exceptions=True)
 
@@ -109,6 +113,9 @@ class Demo:
                 row.id = (await self._client.ask("owner", "upload", **given))["id"]
             except ClientError as error:
                 row.state, row.code, row.message = "refused", error.code, error.message
+                return
+        with contextlib.suppress(ClientError):  # then the tables are read often
+            await self._client.ask("owner", "follow", document=row.id)
 
     async def _look(self, rows: Sequence[Row]) -> None:
         """Read the owner's document and job rows, as the owner."""

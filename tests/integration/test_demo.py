@@ -30,6 +30,7 @@ def test_the_samples_become_searchable_for_their_owner_and_for_nobody_else(tempo
     assert found["chunks"] == found["embeddings"] > 10
     assert found["failures"] == []
     assert found["seconds"] > 0
+    assert found["messages"] >= found["ready"]
     assert found["isolation"]["owner_hits"] > 0
     assert found["isolation"]["owner_rows"] > found["chunks"]
     assert found["isolation"]["stranger_hits"] == found["isolation"]["stranger_rows"] == 0
