@@ -14,6 +14,15 @@ const MAX_BODY_BYTES = 16 * 1024 * 1024;
 // Standard output carries the ready line only; packages that log there go to the log like the rest.
 console.log = console.info = console.debug = console.error;
 
+// When a connection that decodes breaks, postgres.js 3.4.9 rejects a promise that nobody can wait for, and makes a new
+// connection. Everything else that nobody waited for ends the process, as it should.
+const BROKEN = ["57P01", "57P02", "57P03", "CONNECTION_CLOSED", "CONNECTION_ENDED", "ECONNREFUSED", "ECONNRESET"];
+globalThis.addEventListener("unhandledrejection", (event) => {
+  if (!BROKEN.includes(event.reason?.code)) return;
+  event.preventDefault();
+  console.error("realtime: the connection to the database broke:", event.reason.code);
+});
+
 type Handle = (request: Request, peerAddress: string) => Promise<Response>;
 
 function setting(name: string): string {

@@ -32,13 +32,15 @@ begin
   if not exists (select 1 from noted n where n.event <> 'stage') or pg_catalog.to_regclass('realtime.messages') is null then
     return null;
   end if;
-  insert into realtime.messages (topic, extension, event, private, payload)
-  select 'document:' || e.document_id, 'broadcast', 'progress', true, pg_catalog.jsonb_build_object(
-           'job_id', e.job_id, 'document_id', e.document_id, 'generation', e.generation, 'state', e.state, 'stage', e.stage,
+  -- The id is the counter: 50 random ones, in a random order of the index, are a tenth of the whole.
+  insert into realtime.messages (id, topic, extension, event, private, payload)
+  select pg_catalog.lpad(pg_catalog.to_hex(e.id), 32, '0')::uuid, 'document:' || e.document_id, 'broadcast', 'progress', true,
+         pg_catalog.jsonb_build_object(
+           'job_id', e.job_id, 'document_id', e.document_id::text, 'generation', e.generation, 'state', e.state::text, 'stage', e.stage,
            'progress', case e.event when 'claim' then 0 when 'complete' then 1 end, 'error_code', e.error_code, 'counter', e.id)
     from (select * from noted n where n.event not in ('stage', 'claim') limit 50) e
   union all
-  select 'ops:jobs', 'broadcast', 'jobs', true, pg_catalog.jsonb_build_object(
+  select pg_catalog.gen_random_uuid(), 'ops:jobs', 'broadcast', 'jobs', true, pg_catalog.jsonb_build_object(
            'job_ids', pg_catalog.array_agg(e.job_id), 'counter', pg_catalog.max(e.id))
     from (select * from noted n where n.event <> 'stage' limit 50) e;
   return null;

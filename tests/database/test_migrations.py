@@ -79,6 +79,26 @@ async def test_every_migration_applies_with_no_more_rights_than_a_hosted_project
     assert await bare.fetchval(MEMBERSHIPS) is None
 
 
+async def test_they_apply_where_realtime_is_missing_and_its_policies_again_when_it_is_there(bare: Bare) -> None:
+    admin = await asyncpg.connect(bare.admin_url)
+    policies = "select count(*) from pg_policies where schemaname = 'realtime' and policyname = 'sluice_receive'"
+    await admin.execute("alter schema realtime rename to not_yet; drop publication supabase_realtime")
+
+    await migrations.apply_strictly(bare.admin_url, bare.url)
+    assert await bare.fetchval(policies) == 0
+
+    await admin.execute("alter schema not_yet rename to realtime; create publication supabase_realtime")
+    await admin.execute("alter publication supabase_realtime owner to postgres")
+    await admin.close()
+    (file,) = (REPOSITORY / "supabase" / "migrations").glob("*_realtime_policies.sql")
+    for time in ("20260101000000", "20260101000001"):  # twice: it may be there already
+        bare.write(f"{time}_again.sql", file.read_text())
+    await migrations.apply_strictly(bare.admin_url, bare.url, bare.project)
+    assert await bare.fetchval(policies) == 1
+    published = "select string_agg(tablename, ',') from pg_publication_tables where pubname = 'supabase_realtime'"
+    assert await bare.fetchval(published) == "jobs"
+
+
 @pytest.mark.parametrize(
     "refused",
     [

@@ -33,6 +33,8 @@ export interface Change {
 export interface Hearers {
   sent(message: Sent): void;
   changed(change: Change): void;
+  /** The connection broke and is there again: what was committed in between is not told. */
+  interrupted(): void;
 }
 
 const PUBLICATIONS = "supabase_realtime,supabase_realtime_messages_publication";
@@ -56,7 +58,11 @@ export class Feed {
 
   /** Resolves when everything that is committed from now on will be heard. */
   async start(): Promise<void> {
-    this.#started ??= this.#sql.subscribe("*", (row, info) => this.#heard(row, info));
+    let first = true;
+    this.#started ??= this.#sql.subscribe("*", (row, info) => this.#heard(row, info), () => {
+      if (!first) this.hearers.interrupted();
+      first = false;
+    });
     try {
       await this.#started;
     } catch (error) {

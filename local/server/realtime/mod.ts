@@ -37,6 +37,9 @@ export function createRealtime(options: RealtimeOptions): Realtime {
       }
     },
     changed: (change) => hub.changes.changed(change),
+    interrupted() {
+      for (const socket of sockets) socket.close(1012, "messages may have been lost");
+    },
   });
 
   return {

@@ -16,6 +16,7 @@ interface Command {
 }
 
 const followers = new Map<string, { client: SupabaseClient; channel: RealtimeChannel }>();
+const tokens = new Map<string, string | null>();
 
 function say(name: string, kind: string, said: unknown): void {
   const at = performance.timeOrigin + performance.now();
@@ -24,8 +25,10 @@ function say(name: string, kind: string, said: unknown): void {
 }
 
 async function follow({ name, key, token, topic, changes, ...given }: Command): Promise<void> {
-  const client = createClient(Deno.args[0], key, { auth: { persistSession: false, autoRefreshToken: false } });
-  if (token) await client.realtime.setAuth(token);
+  tokens.set(name, token);
+  const accessToken = token === null ? {} : { accessToken: () => Promise.resolve(tokens.get(name)!) };
+  const client = createClient(Deno.args[0], key, { ...accessToken, auth: { persistSession: false } });
+  await client.realtime.setAuth();
   const channel = client.channel(topic, { config: { private: given.private, broadcast: { ack: true } } });
   channel.on("broadcast", { event: "*" }, (heard) => say(name, "broadcast", heard));
   if (changes) channel.on("postgres_changes", changes, (heard) => say(name, "change", heard));
@@ -41,7 +44,8 @@ async function run(command: Command): Promise<void> {
     const { event, payload } = command;
     say(command.name, "sent", await channel.send({ type: "broadcast", event, payload }, { timeout: 1000 }));
   } else if (command.do === "refresh") {
-    await client.realtime.setAuth(command.token);
+    tokens.set(command.name, command.token);
+    await client.realtime.setAuth();
   } else {
     say(command.name, "left", await client.removeChannel(channel));
   }
