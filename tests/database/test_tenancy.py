@@ -256,5 +256,7 @@ async def test_a_policy_is_an_index_condition_that_is_evaluated_once(project: Pr
     scans = [node for node in plan if "Relation Name" in node or "Index Name" in node]
     conditions = [node["Index Cond"] for node in scans if "Index Cond" in node]
     assert conditions
-    assert all("tenant_id" in condition and "ANY" in condition for condition in conditions)
+    # Operators have a second arm, from the first tenant id to the last; for everybody else its bounds are null.
+    arms = {"ANY" if "ANY" in condition else "bounds" for condition in conditions if "tenant_id" in condition}
+    assert arms == ({"ANY", "bounds"} if table in ("public.jobs", "public.job_events") else {"ANY"})
     assert all(node["Node Type"] != "Seq Scan" for node in scans)
