@@ -32,7 +32,7 @@ begin
     raise exception 'Sign in to create an organisation.' using errcode = '42501';
   end if;
   -- Two calls at once count one after the other.
-  perform pg_catalog.pg_advisory_xact_lock(7150010005, pg_catalog.hashtext(auth.uid()::text));
+  perform pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended(auth.uid()::text, 7150010005));
   if (select pg_catalog.count(*) from public.tenant_members m where m.user_id = auth.uid() and m.role = 'admin') >= 20 then
     raise exception 'You are an admin of 20 organisations already, which is the most.' using errcode = '42501',
       hint = 'Leave or hand over one of them.';
