@@ -9,6 +9,7 @@
     ├── Interrupted             release   not charged; this worker is shutting down
     ├── Moved                   release   not charged; the object was renamed while it was read
     ├── Rejected                discard   this document can never work as it is
+    ├── OverQuota               discard   not charged; beyond the tenant's quota: comes back by itself when there is room
     ├── Misconfigured           snooze    not charged; our key, model or dimension is wrong
     ├── Superseded              cancel    the object is gone or has a newer generation
     ├── StaleClaim              nothing   another worker owns the job now
@@ -105,6 +106,12 @@ class Rejected(IngestError):
     verdict = "discard"
 
 
+class OverQuota(IngestError):
+    """The document is beyond its tenant's quota: given up until there is room, and not charged."""
+
+    verdict = "discard"
+
+
 class Misconfigured(IngestError):
     """Our own key, model or dimension is wrong: users' attempts are not burnt for it."""
 
@@ -129,6 +136,7 @@ __all__ = [
     "Misconfigured",
     "Moved",
     "OverBudget",
+    "OverQuota",
     "Rejected",
     "StaleClaim",
     "Superseded",

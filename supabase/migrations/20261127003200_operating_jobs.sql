@@ -129,34 +129,43 @@ begin
   return coalesce(v_jobs, '{}');
 end $$;
 
--- Retry ended jobs by filter. `skipped` are those that somebody held or that cannot be retried: their
--- file was deleted or replaced, or is searchable already. Ask again while `done` is not 0.
-create function ingest.retry_matching(p_code text, p_tenant uuid, p_state public.job_state, p_older_than interval, p_limit integer)
-returns table (done integer, skipped integer) language plpgsql security definer set search_path = '' set lock_timeout = '2s' as $$
+-- Retry those of these jobs that nobody holds and that can be; returns how many.
+create function ingest.retry_ended(p_jobs bigint[], p_by text)
+returns integer language plpgsql set search_path = '' as $$
 declare
-  v_jobs    bigint[];
-  v_locked  bigint[];
-  v_job     bigint;
+  v_jobs  bigint[];
+  v_job   bigint;
+  v_done  integer := 0;
 begin
-  perform ingest.must_operate();
-  v_jobs := ingest.matching_jobs('{discarded,cancelled}', p_code, p_tenant, p_state, p_older_than, p_limit);
-  select pg_catalog.array_agg(l.id order by l.id) into v_locked from (
-    select id from public.jobs where id = any (v_jobs) order by id for no key update skip locked) l;
+  select pg_catalog.array_agg(l.id order by l.id) into v_jobs from (
+    select id from public.jobs where id = any (p_jobs) order by id for no key update skip locked) l;
   -- A job whose document somebody holds is passed over, or the loop would wait with turns in its hands.
   with free as (
-    select d.id from public.documents d where d.id in (select j.document_id from public.jobs j where j.id = any (v_locked))
+    select d.id from public.documents d where d.id in (select j.document_id from public.jobs j where j.id = any (v_jobs))
      order by d.id for no key update skip locked
   )
-  select pg_catalog.array_agg(j.id order by j.tenant_id, j.id) into v_locked
-    from public.jobs j join free f on f.id = j.document_id where j.id = any (v_locked);
-  done := 0;
-  foreach v_job in array coalesce(v_locked, '{}') loop
+  select pg_catalog.array_agg(j.id order by j.tenant_id, j.id) into v_jobs
+    from public.jobs j join free f on f.id = j.document_id where j.id = any (v_jobs);
+  foreach v_job in array coalesce(v_jobs, '{}') loop
     begin
-      perform ingest.retry_discarded(v_job, 'operator');
-      done := done + 1;
+      perform ingest.retry_discarded(v_job, p_by);
+      v_done := v_done + 1;
     exception when sqlstate 'IG008' then null;
     end;
   end loop;
+  return v_done;
+end $$;
+
+-- Retry ended jobs by filter. `skipped` are those that somebody held or that cannot be retried: their
+-- file was deleted or replaced, or is searchable already.
+create function ingest.retry_matching(p_code text, p_tenant uuid, p_state public.job_state, p_older_than interval, p_limit integer)
+returns table (done integer, skipped integer) language plpgsql security definer set search_path = '' set lock_timeout = '2s' as $$
+declare
+  v_jobs bigint[];
+begin
+  perform ingest.must_operate();
+  v_jobs := ingest.matching_jobs('{discarded,cancelled}', p_code, p_tenant, p_state, p_older_than, p_limit);
+  done := ingest.retry_ended(v_jobs, 'operator');
   skipped := cardinality(v_jobs) - done;
   perform ingest.note_act('retry_jobs', pg_catalog.jsonb_build_object(
     'code', p_code, 'tenant', p_tenant, 'state', p_state, 'older_than', p_older_than, 'at_most', p_limit), done);
@@ -252,6 +261,25 @@ create function public.resume_queue(queue text default 'ingest')
 returns boolean language sql set search_path = '' as $$ select ingest.resume_for_operator(queue) $$;
 comment on function public.resume_queue is 'For operators: give out jobs again; returns whether it was paused.';
 
+create function ingest.set_quota_for_operator(p_tenant uuid, p_bytes bigint, p_files bigint, p_pages_month bigint, p_running integer)
+returns integer language plpgsql security definer set search_path = '' set lock_timeout = '2s' as $$
+declare
+  v_retried integer;
+begin
+  perform ingest.must_operate();
+  v_retried := ingest.set_quota(p_tenant, p_bytes, p_files, p_pages_month, p_running);
+  perform ingest.note_act('set_quota', pg_catalog.jsonb_build_object(
+    'tenant', p_tenant, 'bytes', p_bytes, 'files', p_files, 'pages_month', p_pages_month, 'running', p_running), 1);
+  return v_retried;
+end $$;
+
+create function public.set_quota(tenant uuid, bytes bigint, files bigint, pages_month bigint, running integer)
+returns integer language sql set search_path = '' as $$
+  select ingest.set_quota_for_operator(tenant, bytes, files, pages_month, running)
+$$;
+comment on function public.set_quota is
+  'For operators: a tenant''s quotas, or with tenant null everybody''s; null is no limit. Returns how many refused files came back.';
+
 create function public.job_details(job bigint)
 returns table (job_id bigint, worker_id uuid, raw_error text, awaiting_parse_id bigint, updated_at timestamptz,
                taken_at timestamptz, lease_expires_at timestamptz)
@@ -262,9 +290,10 @@ $$;
 comment on function public.job_details is 'For operators: the worker and the raw error of a job.';
 
 revoke execute on function
-  ingest.cancel_live_jobs(bigint[], text, text), ingest.job_of_caller(bigint),
+  ingest.cancel_live_jobs(bigint[], text, text), ingest.retry_ended(bigint[], text), ingest.job_of_caller(bigint),
   ingest.matching_jobs(public.job_state[], text, uuid, public.job_state, interval, integer),
   ingest.retry_for_caller(bigint), ingest.cancel_for_caller(bigint),
+  ingest.set_quota_for_operator(uuid, bigint, bigint, bigint, integer), public.set_quota(uuid, bigint, bigint, bigint, integer),
   ingest.retry_matching(text, uuid, public.job_state, interval, integer),
   ingest.cancel_matching(text, uuid, public.job_state, interval, integer),
   ingest.pause_for_operator(text), ingest.resume_for_operator(text), ingest.details_for_operator(bigint),
@@ -275,6 +304,7 @@ revoke execute on function
   from public, anon, authenticated, service_role;
 grant execute on function
   ingest.retry_for_caller(bigint), ingest.cancel_for_caller(bigint),
+  ingest.set_quota_for_operator(uuid, bigint, bigint, bigint, integer), public.set_quota(uuid, bigint, bigint, bigint, integer),
   ingest.retry_matching(text, uuid, public.job_state, interval, integer),
   ingest.cancel_matching(text, uuid, public.job_state, interval, integer),
   ingest.pause_for_operator(text), ingest.resume_for_operator(text), ingest.details_for_operator(bigint),

@@ -15,7 +15,7 @@ import asyncpg
 
 from worker.db import queries
 from worker.db.connect import Pooler, connect_options, shares_backends
-from worker.errors import IngestError, Misconfigured, StaleClaim, Superseded, Transient
+from worker.errors import IngestError, Misconfigured, OverQuota, StaleClaim, Superseded, Transient
 
 _CALL_SECONDS = 60.0
 
@@ -179,6 +179,9 @@ def _translate(exc: asyncpg.PostgresError) -> IngestError:
         return Superseded("superseded", "The file was deleted or replaced meanwhile.", detail=detail)
     if state == "IG003":
         return VectorsMissing("vectors_missing", "Some texts must be embedded again.", detail=detail)
+    if state == "IG011":
+        # The text is the database's own and made for people: it names the limit and what to do.
+        return OverQuota("quota_exceeded", exc.args[0], detail=state)
     if state in ("42501", "42883", "42P01", "3F000"):
         return Misconfigured(
             "database_schema",

@@ -15,6 +15,12 @@ select job_id, answer from ingest.renew_leases($1::bigint[], $2::bigint[], $3::i
 -- name: mark_begun
 select ingest.mark_begun($1::bigint, $2::bigint, $3::boolean);
 
+-- name: refuse_over_quota
+select ingest.refuse_over_quota($1::bigint, $2::bigint, $3::text);
+
+-- name: retry_over_quota
+select ingest.retry_over_quota();
+
 -- name: begin_fetch
 select bucket_id, name, object_version, size, language, set_config('synchronous_commit', 'off', true) as no_wait
   from ingest.begin_fetch($1::bigint, $2::bigint);

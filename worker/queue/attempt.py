@@ -21,6 +21,7 @@ from worker.errors import (
     Interrupted,
     Misconfigured,
     OverBudget,
+    OverQuota,
     Rejected,
     StaleClaim,
     Superseded,
@@ -167,6 +168,8 @@ class Attempts:
                 verdict = await self.db.fetchval("cancel_job", *ids, code, message)
             case Rejected():
                 verdict = await self.db.fetchval("discard_job", *ids, code, message, raw)
+            case OverQuota():
+                verdict = await self.db.fetchval("refuse_over_quota", *ids, message)
             case Throttled() | Waiting() as pause:
                 # What a server claims may be anything: looked at again within the hour.
                 delay = timedelta(seconds=min(max(0.0, pause.retry_after), _LONGEST_SNOOZE_SECONDS))

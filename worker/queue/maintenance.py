@@ -61,6 +61,7 @@ class Maintenance:
             _Chore(rescue_seconds, "rescue", self.rescue, _RESCUE_PATIENCE_SECONDS),
             _Chore(60, "sweep tombstones", self._tombstones),
             _Chore(60, "expire parses", self.expire_parses),
+            _Chore(60, "retry what was over quota", self._over_quota),
             _Chore(300, "sweep parses", self._parses),
             _Chore(1800, "sweep embeddings", self._embeddings),
             _Chore(300, "resolve alerts", self._alerts),
@@ -109,6 +110,9 @@ class Maintenance:
     async def expire_parses(self) -> int:
         """Give up the parses that a service has not finished in time; also those of a parser that nobody uses now."""
         return int(await self._db.fetchval("expire_parses", self._parse_age))
+
+    async def _over_quota(self) -> int:
+        return int(await self._db.fetchval("retry_over_quota"))
 
     async def _parses(self) -> int:
         return int(await self._db.fetchval("sweep_parses", timedelta(hours=1)))
