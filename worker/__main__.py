@@ -20,6 +20,7 @@ from worker.db.pool import Database
 from worker.errors import IngestError, Misconfigured
 from worker.model import EmbeddingModel, ModelId, Parsed
 from worker.operate.cli import read_settings, sluice
+from worker.operate.erase import erase
 from worker.operate.models import models
 from worker.operate.reconcile import backfill, reconcile
 from worker.operate.usage import budget, usage
@@ -58,6 +59,7 @@ sluice.add_command(backfill)
 sluice.add_command(usage)
 sluice.add_command(budget)
 sluice.add_command(models)
+sluice.add_command(erase)
 
 
 @sluice.command()

@@ -9,7 +9,7 @@
     ├── Interrupted             release   not charged; this worker is shutting down
     ├── Moved                   release   not charged; the object was renamed while it was read
     ├── Rejected                discard   this document can never work as it is
-    ├── OverQuota               discard   not charged; beyond the tenant's quota: comes back by itself when there is room
+    ├── OverQuota               discard   not charged; beyond the tenant's quota, comes back when there is room
     ├── Misconfigured           snooze    not charged; our key, model or dimension is wrong
     ├── Superseded              cancel    the object is gone or has a newer generation
     ├── StaleClaim              nothing   another worker owns the job now

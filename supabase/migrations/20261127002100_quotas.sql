@@ -5,9 +5,10 @@
 -- takes the bytes, and there the policy refuses what does not fit: politely, because uploads under way
 -- do not see each other, and what comes by a signed URL is not asked at all. What got past is refused
 -- when its job is claimed. Usage is summed from the tenant's documents when it is asked for: 10,000
--- documents take 3 ms, and a sum kept in a row would let one tenant's uploads wait for each other.
+-- documents take 1.2 ms (0.3 ms at 1,000), and a sum kept in a row would let one tenant's uploads wait for each other.
 
 create table ingest.quotas (
+  id           bigint generated always as identity primary key,
   tenant_id    uuid unique nulls not distinct references public.tenants (id) on delete cascade,   -- null: every tenant without a row of its own
   bytes        bigint check (bytes >= 0),                  -- null, here and below: no limit
   files        bigint check (files >= 0),

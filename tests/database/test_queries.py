@@ -11,7 +11,8 @@ from worker.db import queries
 
 NAMES = sorted(queries.load())
 # Called with an operator's login only.
-OPERATORS = {"add_embedding_model", "activate_embedding_model", "documents_without_vectors"}
+OPERATORS = {"add_embedding_model", "activate_embedding_model", "documents_without_vectors",
+             "erasable", "objects_of", "erase_rows"}  # fmt: skip
 UTILITY = [name for name in NAMES if queries.load()[name].startswith("create temp table")]
 
 

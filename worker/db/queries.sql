@@ -225,3 +225,12 @@ select ingest.add_embedding_model($1::text, $2::text, $3::int);
 
 -- name: activate_model
 select ingest.activate_embedding_model($1::smallint);
+
+-- name: erasable
+select tenant_id, kind, name, members, documents, jobs from ingest.erasable($1::uuid[]);
+
+-- name: objects_of
+select bucket_id, name from ingest.objects_of($1::uuid, $2::int);
+
+-- name: erase_rows
+select ingest.erase_rows($1::uuid, $2::int);

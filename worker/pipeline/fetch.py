@@ -92,6 +92,20 @@ class ObjectStore:
         found = info.get("id") if isinstance(info, dict) else None
         return isinstance(found, str) and found != str(object_id)
 
+    async def remove(self, bucket: str, names: list[str]) -> int:
+        """Remove objects, 1,000 at most; return how many Storage says it removed.
+
+        Raises Misconfigured when our key is refused, Unavailable for every other failure.
+        """
+        try:
+            return len(await self._client.storage.from_(bucket).remove(names))
+        except StorageException as exc:
+            status = str(getattr(exc, "status", ""))
+            body = json.dumps({"statusCode": status, "error": getattr(exc, "code", "")}).encode()
+            raise _refused(0, body) if status in ("401", "403") else _unreachable(f"remove: {status}") from exc
+        except (httpx.HTTPError, ValueError) as exc:
+            raise _unreachable(f"remove: {type(exc).__name__}") from exc
+
     async def _stream(self, url: str, path: Path, max_bytes: int) -> tuple[int, bytes]:
         digest, size = hashlib.sha256(), 0
         async with self._http.stream("GET", url, headers=self._headers) as response:
