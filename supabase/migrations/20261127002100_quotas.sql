@@ -114,11 +114,15 @@ begin
 end $$;
 
 -- The condition stands inside the CASE, so that nothing else's upload is ever asked.
-alter policy sluice_insert on storage.objects
+drop policy if exists sluice_insert on storage.objects;
+create policy sluice_insert on storage.objects for insert to authenticated
   with check (case when bucket_id = any (array(select ingest.watched_buckets()))
                         and (storage.foldername(name))[1] = any (array(select ingest.my_folders('editor')))
                    then ingest.admit_upload(id, bucket_id, name, metadata) else false end);
-alter policy sluice_update on storage.objects
+drop policy if exists sluice_update on storage.objects;
+create policy sluice_update on storage.objects for update to authenticated
+  using (bucket_id = any (array(select ingest.watched_buckets()))
+         and (storage.foldername(name))[1] = any (array(select ingest.my_folders('editor'))))
   with check (case when bucket_id = any (array(select ingest.watched_buckets()))
                         and (storage.foldername(name))[1] = any (array(select ingest.my_folders('editor')))
                    then ingest.admit_upload(id, bucket_id, name, metadata) else false end);

@@ -66,7 +66,11 @@ begin
   delete from public.chunks where id in (select id from public.chunks where tenant_id = p_tenant limit p_limit);
   get diagnostics v_count = row_count; v_gone := v_gone || pg_catalog.jsonb_build_object('public.chunks', v_count);
   v_count := 0;
-  for v_document in select d.id from public.documents d where d.tenant_id = p_tenant order by d.id limit p_limit loop
+  for v_document in
+    select d.id from public.documents d
+     where d.tenant_id = p_tenant and not exists (select 1 from public.chunks c where c.document_id = d.id)
+     order by d.id limit p_limit
+  loop
     perform ingest.remove_document(v_document);
     v_count := v_count + 1;
   end loop;

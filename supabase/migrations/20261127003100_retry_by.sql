@@ -2,8 +2,9 @@
 
 drop function ingest.retry_discarded(bigint);
 
--- Bring a discarded or cancelled job back, with five more attempts. Its history stays, and its attempts
--- go on counting. Raises IG008 when there is nothing to retry. p_by: 'operator', 'member' or 'quota'.
+-- Bring a discarded or cancelled job back, with five more attempts. Its history stays, its attempts go on
+-- counting, and a failed parse of its bytes is forgotten. Raises IG008 when there is nothing to retry.
+-- p_by: 'operator', 'member' or 'quota'.
 create function ingest.retry_discarded(p_job bigint, p_by text default 'operator')
 returns void language plpgsql set search_path = '' as $$
 declare
@@ -44,6 +45,12 @@ begin
     raise exception 'job % cannot be retried: %', p_job, v_why using errcode = 'IG008';
   end if;
 
+  -- What could not be parsed is parsed again, whichever document's job had tried it: nobody's, so the first that comes.
+  update ingest.parses p
+     set state = 'submitting', submitted_by = 0, remote_ref = null, submitted_at = null, resubmits = 0,
+         error_code = null, error_message = null, finished_at = null
+    from public.documents d
+   where d.id = v_job.document_id and p.id = d.parse_id and p.state = 'failed';
   update ingest.job_details set awaiting_parse_id = null, updated_at = pg_catalog.now() where job_id = p_job;
   insert into public.job_events (job_id, document_id, generation, tenant_id, event, state, attempt, claim, detail)
   values (v_job.id, v_job.document_id, v_job.generation, v_job.tenant_id, 'retry', v_job.state, v_job.attempt, v_job.claim,

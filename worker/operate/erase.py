@@ -81,7 +81,7 @@ async def _erase(settings: Settings, tenants: list[UUID] | None, *, ask: bool) -
                     err=True,
                 )
             click.confirm("Erase all of this, and the files?", abort=True, err=True)
-        store = await ObjectStore.open(settings.supabase_url, settings.supabase_secret_key.get_secret_value())
+        store = ObjectStore(settings.supabase_url, settings.supabase_secret_key.get_secret_value())
         try:
             return [await erase_tenant(db, store, row["tenant_id"]) for row in found]
         finally:

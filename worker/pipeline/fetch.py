@@ -97,8 +97,10 @@ class ObjectStore:
 
         Raises Misconfigured when our key is refused, Unavailable for every other failure.
         """
+        from supabase import StorageException
+
         try:
-            return len(await self._client.storage.from_(bucket).remove(names))
+            return len(await (await self._client()).storage.from_(bucket).remove(names))
         except StorageException as exc:
             status = str(getattr(exc, "status", ""))
             body = json.dumps({"statusCode": status, "error": getattr(exc, "code", "")}).encode()
