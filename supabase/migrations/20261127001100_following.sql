@@ -2,9 +2,9 @@
 -- can forge progress; the database and the secret key bypass them.
 
 -- Whether the caller operates this installation. In app_metadata, which its owner cannot write.
-create or replace function ingest.is_operator()
+create function ingest.is_operator()
 returns boolean language sql stable set search_path = '' as $$
-  select coalesce((select auth.jwt() -> 'app_metadata' ->> 'sluice_role') = 'operator', false)
+  select coalesce(auth.uid() is not null and auth.jwt() -> 'app_metadata' ->> 'sluice_role' = 'operator', false)
 $$;
 
 -- Whether the caller may receive on this topic. Definer, because Realtime asks in a transaction in which nothing

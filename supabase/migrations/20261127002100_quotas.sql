@@ -3,7 +3,7 @@
 --
 -- Bytes and files are asked for twice. Storage tries every write once with the caller's rights before it
 -- takes the bytes, and there the policy refuses what does not fit: politely, because uploads under way
--- do not see each other, and what comes by a signed URL is not asked at all. What got past is refused
+-- do not see each other, and of a signed URL's upload nobody knows the size yet. What got past is refused
 -- when its job is claimed. Usage is summed from the tenant's documents when it is asked for: 10,000
 -- documents take 1.2 ms (0.3 ms at 1,000), and a sum kept in a row would let one tenant's uploads wait for each other.
 

@@ -74,30 +74,34 @@ begin
   perform ingest.note_act('retry_job', pg_catalog.jsonb_build_object('job', p_job, 'tenant', v_job.tenant_id), 1);
 end $$;
 
--- False when the job had ended already.
+-- False when the job had ended already. One job is worth waiting for: for a checkpoint that holds the lease,
+-- and for a claim that holds the job and has not committed its lease yet. Whoever finds such a lease lets go
+-- of the job again (the subtransaction does that) and begins with the lease.
 create function ingest.cancel_for_caller(p_job bigint)
 returns boolean language plpgsql security definer set search_path = '' set lock_timeout = '2s' as $$
 declare
   v_job        public.jobs := ingest.job_of_caller(p_job);
-  v_cancelled  integer := 0;
+  v_leased     boolean;
+  v_cancelled  integer;
 begin
-  -- Twice at most: a claim may come between the two locks. Here it is waited for what somebody holds.
-  for v_try in 1..2 loop
+  for v_try in 1..10 loop
     perform 1 from ingest.leases where job_id = p_job for update;
-    select pg_catalog.count(*) into v_cancelled
-      from ingest.cancel_live_jobs(array[p_job], 'cancelled', 'Processing was cancelled. Retry it, or upload the file again.');
-    exit when v_cancelled > 0;
-    perform 1 from public.jobs where id = p_job and state in ('available', 'running');
-    exit when not found;
+    v_leased := found;
+    begin
+      perform 1 from public.jobs where id = p_job for no key update;
+      if not v_leased and exists (select 1 from ingest.leases where job_id = p_job) then
+        raise exception 'a claim came between' using errcode = 'IG013';
+      end if;
+      select pg_catalog.count(*) into v_cancelled
+        from ingest.cancel_live_jobs(array[p_job], 'cancelled', 'Processing was cancelled. Retry it, or upload the file again.');
+      if v_cancelled > 0 then
+        perform ingest.note_act('cancel_job', pg_catalog.jsonb_build_object('job', p_job, 'tenant', v_job.tenant_id), v_cancelled);
+      end if;
+      return v_cancelled > 0;
+    exception when sqlstate 'IG013' then null;
+    end;
   end loop;
-  if v_cancelled > 0 then
-    perform ingest.note_act('cancel_job', pg_catalog.jsonb_build_object('job', p_job, 'tenant', v_job.tenant_id), v_cancelled);
-    return true;
-  end if;
-  if exists (select 1 from public.jobs where id = p_job and state in ('available', 'running')) then
-    raise exception 'Job % is in use at this moment and was not cancelled.', p_job using errcode = '55P03', hint = 'Try it again.';
-  end if;
-  return false;
+  raise exception 'Job % is in use at this moment and was not cancelled.', p_job using errcode = '55P03', hint = 'Try it again.';
 end $$;
 
 -- The jobs that a bulk call is about: the oldest first, p_limit at most.

@@ -182,6 +182,16 @@ FORBIDDEN = [
     "select setval('public.jobs_id_seq', 1)",
     "select ingest.claim_jobs($1, 1, '1 minute', 1)",
     "select ingest.sweep_tombstones()",
+    "insert into public.tenant_invitations (tenant_id, user_id, role, invited_by) values ($1, $1, 'admin', $1)",
+    "delete from public.tenant_invitations",
+    "update ingest.quotas set bytes = null",
+    "select * from ingest.page_months",
+    "delete from ingest.audit",
+    "select ingest.set_quota(null, 1, 1, 1, 1)",
+    "select ingest.retry_over_quota()",
+    "select ingest.cancel_live_jobs('{1}', 'x', 'x')",
+    "select ingest.erase_rows($1)",
+    "select ingest.note_act('x', '{}', 1)",
 ]
 
 

@@ -304,3 +304,52 @@ async def test_the_audit_is_append_only_and_for_operators(project: Project) -> N
     assert await call(project, await project.user(), "select count(*) from public.audit") == 0
     write = "insert into ingest.audit (acted_as, action, affected) values ('operator', 'x', 1)"
     assert await refused(project, as_operator(project.admin), write) == FORBIDDEN
+
+
+async def test_bulk_retries_and_overwrites_at_the_same_time_never_deadlock(
+    project: Project, database: Database
+) -> None:
+    user, other = await project.user(), await database.connect("supabase_admin")
+    stored = [await project.upload(user, f"{number}.txt") for number in range(8)]
+
+    async def retry() -> None:
+        for _ in range(6):
+            async with as_operator(other):
+                await other.execute("select * from public.retry_jobs(tenant => $1)", user)
+
+    async def overwrite() -> None:
+        for document in reversed(stored):
+            await project.overwrite(document)
+
+    for _ in range(5):
+        claims = await project.claim(limit=100)
+        await project.worker.execute(
+            "select ingest.settle_jobs($1, $2, 'discard', p_code => 'x', p_message => 'x')",
+            [row["job_id"] for row in claims], [row["claim"] for row in claims],
+        )  # fmt: skip
+        await asyncio.gather(retry(), overwrite())
+    assert await project.owner.fetch("select * from ingest.trigger_failures") == []
+    # A retry that came just before an overwrite leaves its job behind: superseded, cancelled when it is claimed.
+    live = await project.owner.fetch("select generation from public.jobs where state = 'available'")
+    assert [row["generation"] for row in live].count(6) == 8
+
+
+async def test_claims_and_cancels_at_the_same_time_leave_no_lease_without_its_job(
+    project: Project, database: Database
+) -> None:
+    tenant, other = await project.user(), await database.connect("supabase_admin")
+    jobs = await project.enqueue(tenant, 60)
+
+    async def cancel() -> None:
+        for job in jobs:
+            async with as_operator(other):
+                await other.execute(CANCEL, job)
+
+    async def claim() -> None:
+        for _ in range(60):
+            await project.claim(limit=1)
+
+    await asyncio.gather(cancel(), claim())
+    assert await project.owner.fetchval("select count(*) from public.jobs where state = 'cancelled'") == 60
+    assert await project.owner.fetchval("select count(*) from ingest.leases") == 0
+    assert await project.claim() == []
