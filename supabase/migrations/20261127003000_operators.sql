@@ -65,6 +65,6 @@ comment on view public.audit is 'For operators: who retried, cancelled, paused, 
 
 revoke all on ingest.audit, public.audit from anon, authenticated, service_role;
 revoke execute on function
-  ingest.is_operator(), ingest.must_operate(), ingest.note_act(text, jsonb, integer), ingest.refuse_rewriting()
+  ingest.must_operate(), ingest.note_act(text, jsonb, integer), ingest.refuse_rewriting()
   from public, anon, authenticated, service_role;
 grant select on ingest.audit, public.audit to authenticated;
