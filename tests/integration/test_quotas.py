@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,29 @@ async def test_what_a_signed_url_lets_past_is_kept_and_read_when_the_quota_is_ra
         await set_quota(project, ada, bytes=1_000)
         await project.until("select * from public.documents where name = $1", path,
                             when=lambda row: row["state"] == "ready")  # fmt: skip
+
+
+async def test_a_resumable_upload_is_refused_when_it_begins(stack: Stack, project: Project, ada: Person) -> None:
+    await set_quota(project, ada, bytes=1_000)
+    session = await ada.client.auth.get_session()
+    assert session is not None
+
+    async def begin(size: int) -> httpx.Response:
+        named = {"bucketName": "documents", "objectName": f"{ada.folder}/{size}.bin", "contentType": "text/plain"}
+        told = ",".join(f"{key} {base64.b64encode(value.encode()).decode()}" for key, value in named.items())
+        return await ada.http.post(
+            f"{stack.api_url}/storage/v1/upload/resumable",
+            headers={
+                "apikey": stack.publishable_key, "authorization": f"Bearer {session.access_token}",
+                "tus-resumable": "1.0.0", "upload-length": str(size), "upload-metadata": told,
+            },
+        )  # fmt: skip
+
+    assert (await begin(1_000)).status_code == 201
+    refused = await begin(1_001)
+    assert refused.status_code >= 400
+    assert "quota_exceeded: with this file there would be 1001 of 1000 bytes" in refused.text
+    assert await project.count("public.documents", ada.id) == 0
 
 
 async def test_an_organisation_is_made_shared_and_left_through_the_client(ada: Person, bob: Person) -> None:
