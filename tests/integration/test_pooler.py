@@ -118,14 +118,9 @@ async def carry(db: Database, sql: Project, row: asyncpg.Record) -> None:
     await db.fetchrow("begin_fetch", *fence)
     parse = await db.fetchrow("begin_parse", *fence, digest(str(claim.job_id)), 5, "text/plain", "local", "1", "{}")
     assert parse is not None
-    async with db.transaction() as session:
-        await session.fetchval("hold_claim", *fence)
-        await session.copy(
-            "pages", ("parse_id", "page", "tenant_id", "markdown"),
-            [(parse["parse_id"], number, claim.tenant_id, text) for number, text in enumerate(texts, 1)],
-            schema="public",
-        )  # fmt: skip
-        await session.fetchval("finish_parse", *fence, parse["parse_id"], 2, "Title", "text/plain", [])
+    await db.fetchval(
+        "store_parse", *fence, parse["parse_id"], claim.tenant_id, [1, 2], texts, "Title", "text/plain", []
+    )
     offset, chunks = 0, []
     for number, text in enumerate(texts):
         end = offset + len(text)
