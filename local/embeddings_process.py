@@ -37,11 +37,14 @@ async def embedding(log: Path) -> AsyncIterator[str]:
     finally:
         assert process.stdin is not None
         process.stdin.close()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), _STOP_SECONDS)
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+        try:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), _STOP_SECONDS)
+        finally:
+            # Ctrl-C may cancel the wait as well: another child fails by it first, and then we are cancelled here.
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
 
 
 async def _ready(process: asyncio.subprocess.Process, log: Path) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import numpy as np
 import openai
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from local.embeddings_process import embedding
@@ -130,3 +131,20 @@ async def test_the_command_serves_on_loopback_and_ends_with_its_standard_input(t
         assert (await post(url, {"model": MODEL, "input": "a"})).status_code == 200
     with pytest.raises(httpx.ConnectError):
         await post(url, {"model": MODEL, "input": "a"})
+
+
+async def test_a_cancelled_stop_leaves_no_model_running(tmp_path: Path) -> None:
+    """Ctrl-C reaches Postgres first, so that the stop has begun when we are cancelled."""
+    children: list[psutil.Process] = []
+
+    async def stack_that_fails() -> None:
+        async with embedding(tmp_path / "embeddings.log"):
+            children.extend(child for child in psutil.Process().children() if "embeddings-server" in child.cmdline())
+            # The stop begins at once, in this turn of the loop; the cancellation comes in the next.
+            asyncio.get_running_loop().call_soon(asyncio.current_task().cancel)  # type: ignore[union-attr]
+            raise RuntimeError("Postgres was interrupted")
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.create_task(stack_that_fails())
+    assert len(children) == 1
+    assert not children[0].is_running()
