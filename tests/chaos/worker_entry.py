@@ -71,7 +71,13 @@ class ObservedDatabase(Database):
     async def fetchrow(self, name: str, *arguments: Any) -> asyncpg.Record | None:
         if name == "begin_parse":
             await self.control.tell("parse")
+        elif name == "store_parse_and_begin_embed":
+            # A short text is read and cut before anything is told.
+            await self.control.tell("parse")
+            await self.control.tell("chunk")
         row = await super().fetchrow(name, *arguments)
+        if name == "store_parse_and_begin_embed":
+            await self.control.tell("embed")
         if name in ("begin_fetch", "active_model"):
             await self.control.tell("fetch" if name == "begin_fetch" else "ready")
         return row

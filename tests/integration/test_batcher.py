@@ -106,7 +106,10 @@ def run(batcher: Batcher, claim: Claim, *texts: str) -> asyncio.Task[int]:
     async def ignore(_share: float) -> None:
         pass
 
-    return asyncio.create_task(embed(batcher, claim, chunks(*texts), ignore))
+    async def begin(keys: list[bytes]) -> set[bytes]:
+        return await batcher.vectors.begin(claim, keys, 0.0, None)
+
+    return asyncio.create_task(embed(batcher, claim, chunks(*texts), begin, ignore))
 
 
 async def until(true: Callable[[], bool]) -> None:

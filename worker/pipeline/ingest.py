@@ -18,14 +18,14 @@ from worker.pipeline.embed.stage import embed
 from worker.pipeline.fetch import ObjectStore, fetch
 from worker.pipeline.parse.choose import Parsers
 from worker.pipeline.parse.local import is_small_text
-from worker.pipeline.parse.stage import parse
+from worker.pipeline.parse.stage import parse, skim, store_and_begin_embed
 from worker.pipeline.publish import publish
 from worker.pipeline.tokens import CountTokens
 
 # Where each stage begins on the progress bar; embedding is most of the work.
 _BEGINS: dict[Stage, float] = {"fetch": 0.0, "parse": 0.05, "chunk": 0.25, "embed": 0.3, "publish": 0.95}
 _PROGRESS_SECONDS = 1.0
-_SHORT_SECONDS = 0.2
+_SHORT_SECONDS = 1.0
 _PUBLISH_TRIES = 3
 
 
@@ -59,21 +59,37 @@ class Ingest:
         choice = await self.parsers.choose(source)
         if choice.detail:
             await stages.enter("parse", choice.detail, short=short)
-        reading = await parse(self.db, self.parsers, choice, claim, source)
-        parse_id, parsed = reading.parse_id, reading.parsed
-        path.unlink(missing_ok=True)
+        reading = await skim(choice, source) if short else None
+        if reading is None:
+            reading = await parse(self.db, self.parsers, choice, claim, source)
+        parsed = reading.parsed
 
         await stages.enter("chunk", {"pages": len(parsed.pages), **reading.detail}, short=short)
         chunks: list[Chunk] = await asyncio.to_thread(
             chunk, parsed.pages, count_tokens=self.count_tokens, max_tokens=self.max_chunk_tokens
         )
         if not chunks:
+            if reading.parse_id is None:
+                await parse(self.db, self.parsers, choice, claim, source)  # kept, so that nobody reads it again
             raise Rejected("no_text", "The file holds no text that could be searched. Upload one with text.")
+        path.unlink(missing_ok=True)
 
-        embedded = await embed(
-            self.batcher, claim, chunks, stages.report,
-            progress=_BEGINS["embed"], left=stages.follow("embed", {"chunks": len(chunks)}),
-        )  # fmt: skip
+        parse_id = reading.parse_id
+        entering: str | None = stages.follow("embed", {"chunks": len(chunks)})
+
+        async def begin(keys: list[bytes]) -> set[bytes]:
+            nonlocal parse_id, entering
+            entered, entering = entering, None
+            if parse_id is not None or entered is None:
+                return await self.batcher.vectors.begin(claim, keys, _BEGINS["embed"], entered)
+            parse_id, missing = await store_and_begin_embed(
+                self.db, choice, claim, source, parsed,
+                model_id=self.batcher.vectors.model_id, progress=_BEGINS["embed"], left=entered, keys=keys,
+            )  # fmt: skip
+            return missing
+
+        embedded = await embed(self.batcher, claim, chunks, begin, stages.report)
+        assert parse_id is not None
 
         left = stages.leave({"embedded": embedded})
         for tries_left in reversed(range(_PUBLISH_TRIES)):
@@ -89,7 +105,7 @@ class Ingest:
                 settling(False)
                 if not tries_left:
                     raise
-                embedded += await embed(self.batcher, claim, chunks, _nothing)
+                embedded += await embed(self.batcher, claim, chunks, begin, _nothing)
 
 
 class _Stages:

@@ -12,6 +12,7 @@ nothing is claimed until it has. Those behind it wait one attempt at most, and o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from uuid import UUID
 
 import asyncpg
@@ -27,6 +28,7 @@ from worker.queue.wakeups import Wakeups
 
 _RELEASE_SECONDS = 10.0
 _CLAIM_SECONDS = 10.0
+_LINGER_SECONDS = 0.05
 """A claim takes milliseconds; a connection that went silent would otherwise idle the worker for a minute."""
 
 
@@ -48,6 +50,7 @@ class Runner:
         self._drain_seconds = drain_seconds
         self._stopping = asyncio.Event()
         self._hurrying = asyncio.Event()
+        self._claimed = 0.0
 
     def stop(self) -> None:
         """Stop claiming and drain; called a second time, hand back at once what is still running."""
@@ -85,7 +88,7 @@ class Runner:
     async def _claim_for_ever(self) -> None:
         while not self._stopping.is_set():
             await self._wakeups.wait()
-            free = 0 if self._leases.alone() else self._slots - len(self._leases)
+            free = await self._worth_a_claim()
             if free <= 0 or self._stopping.is_set():
                 continue
             try:
@@ -97,8 +100,24 @@ class Runner:
             except IngestError as exc:
                 logger.bind(code=exc.code, detail=exc.detail).warning("claim failed")
 
+    async def _worth_a_claim(self) -> int:
+        """Return how many slots are free, a moment later where they are few beside what runs.
+
+        A claim costs the database 2.5 ms whether it brings one job or ten; one for each job that ended was a
+        twentieth of all its work.
+        """
+        clock = asyncio.get_running_loop().time
+        while True:
+            free = 0 if self._leases.alone() else self._slots - len(self._leases)
+            left = self._claimed + _LINGER_SECONDS - clock()
+            if not 0 < free < self._slots // 4 or left <= 0 or self._stopping.is_set():
+                return free
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._wakeups.wait()
+
     async def _claim(self, free: int) -> None:
-        since = asyncio.get_running_loop().time()
+        since = self._claimed = asyncio.get_running_loop().time()
         rows = await self._db.fetch("claim_jobs", self._worker_id, free, self._leases.lease, self._tenant_cap)
         for row in rows:
             self._leases.hold(_claim(row), self._start, since)

@@ -10,21 +10,21 @@ from worker.pipeline.embed.batcher import Batcher
 
 
 async def embed(
-    batcher: Batcher, claim: Claim, chunks: Sequence[Chunk], report: Callable[[float], Awaitable[None]],
-    *, progress: float = 0.0, left: str | None = None,
+    batcher: Batcher, claim: Claim, chunks: Sequence[Chunk],
+    begin: Callable[[list[bytes]], Awaitable[set[bytes]]], report: Callable[[float], Awaitable[None]],
 ) -> int:  # fmt: skip
     """Make sure that every chunk has a vector, and return how many texts were embedded for it.
 
     Each answer is stored when it comes: what a crash can cost are the requests under way. `report` is
-    awaited with the share done, between 0 and 1. `left` is the stages that the job left before this one,
-    in JSON, to enter it with this `progress`; None where it is entered. Raises StaleClaim or Superseded
-    instead of asking for vectors that nobody would use.
+    awaited with the share done, between 0 and 1. `begin` enters the stage, unless that is done, and returns
+    which of these keys have no vector; it raises StaleClaim or Superseded instead, so that nobody asks for vectors
+    that nobody would use.
     """
     db = batcher.vectors.db
     wanted = {chunk.content_sha256: chunk for chunk in chunks}
     with batcher.order(claim) as order:
         # Texts are not asked about again once they wait for a request.
-        missing = await batcher.vectors.begin(claim, list(wanted), progress, left)
+        missing = await begin(list(wanted))
         if not missing:
             return 0
         await batcher.allow(claim)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
@@ -12,7 +12,7 @@ from loguru import logger
 
 from worker.db.pool import Database
 from worker.errors import IngestError, Rejected, StaleClaim, Transient, Waiting
-from worker.model import Claim, Page, Parsed, ParseId, Source
+from worker.model import Claim, ModelId, Page, Parsed, ParseId, Source
 from worker.pipeline import filetype
 from worker.pipeline.parse.choose import Choice, Parsers, read
 from worker.pipeline.parse.fidelity import LOW, fidelity
@@ -29,11 +29,38 @@ _NOTE_TRIES = 4
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The pages, the parse that they are kept under, and what is to be told of it in counts."""
+    """The pages, and what is to be told of them in counts; `parse_id` is None while nobody keeps them."""
 
-    parse_id: ParseId
     parsed: Parsed
+    parse_id: ParseId | None = None
     detail: Mapping[str, JsonValue] = field(default_factory=dict)
+
+
+async def skim(choice: Choice, source: Source) -> Reading | None:
+    """Read a short text here and now, kept by nobody; None where it is refused, which `parse` then writes down."""
+    try:
+        return Reading(await read(choice.parser, source))
+    except Rejected:
+        return None
+
+
+async def store_and_begin_embed(
+    db: Database, choice: Choice, claim: Claim, source: Source, parsed: Parsed,
+    *, model_id: ModelId, progress: float, left: str, keys: Sequence[bytes],
+) -> tuple[ParseId, set[bytes]]:  # fmt: skip
+    """Keep what `skim` read and enter the stage embed in one call; return the parse and the keys without a vector.
+
+    Raises Waiting, Rejected, StaleClaim and Superseded as `parse` does.
+    """
+    row = await db.fetchrow(
+        "store_parse_and_begin_embed", *_asked(choice.parser, claim, source),
+        [page.number for page in parsed.pages], [page.markdown for page in parsed.pages],
+        parsed.title, list(parsed.notes), progress, left, model_id, keys,
+    )  # fmt: skip
+    assert row is not None
+    if row["outcome"] == "done":
+        return row["parse_id"], set(row["missing"])
+    raise _taken() if row["outcome"] == "taken" else Rejected(row["error_code"], row["error_message"])
 
 
 async def parse(db: Database, parsers: Parsers, choice: Choice, claim: Claim, source: Source) -> Reading:
@@ -44,10 +71,7 @@ async def parse(db: Database, parsers: Parsers, choice: Choice, claim: Claim, so
     is part of the key: the same bytes named .md and .csv are read in two ways.
     """
     parser = choice.parser
-    row = await db.fetchrow(
-        "begin_parse", claim.job_id, claim.number, source.sha256, source.size, source.mime_type,
-        parser.name, parser.version, canonical({**parser.options, "mime_type": source.mime_type}),
-    )  # fmt: skip
+    row = await db.fetchrow("begin_parse", *_asked(parser, claim, source))
     assert row is not None
     parse_id: ParseId = row["parse_id"]
     match row["outcome"]:
@@ -56,11 +80,7 @@ async def parse(db: Database, parsers: Parsers, choice: Choice, claim: Claim, so
         case "failed":
             raise Rejected(row["error_code"], row["error_message"])
         case "taken":
-            raise Waiting(
-                "parse_in_progress",
-                "The same file is being read for another document; this one continues when it is done.",
-                retry_after=_WAIT_SECONDS,
-            )
+            raise _taken()
         case "waiting":
             raise _asleep()
 
@@ -79,7 +99,14 @@ async def parse(db: Database, parsers: Parsers, choice: Choice, claim: Claim, so
         raise
     assert parsed is not None
     await _store(db, claim, parse_id, parsed)
-    return Reading(parse_id, parsed)
+    return Reading(parsed, parse_id)
+
+
+def _asked(parser: Parser, claim: Claim, source: Source) -> tuple[object, ...]:
+    options = canonical({**parser.options, "mime_type": source.mime_type})
+    return (
+        claim.job_id, claim.number, source.sha256, source.size, source.mime_type, parser.name, parser.version, options
+    )  # fmt: skip
 
 
 def canonical(options: Mapping[str, object]) -> str:
@@ -107,6 +134,14 @@ async def _send_away(
             logger.bind(**about(claim), code="parse_submitted_twice").warning("another job took the parse over")
             raise
     logger.bind(**about(claim), parser=parser.name, reference=reference).info("parse sent away")
+
+
+def _taken() -> Waiting:
+    return Waiting(
+        "parse_in_progress",
+        "The same file is being read for another document; this one continues when it is done.",
+        retry_after=_WAIT_SECONDS,
+    )
 
 
 def _asleep() -> Waiting:
@@ -140,21 +175,21 @@ async def _known(
     )
     compared = choice.parser.remote and source.mime_type == filetype.PDF and parsers.local is not None
     if not compared or about_it["fidelity"] is not None:
-        return Reading(parse_id, parsed)
+        return Reading(parsed, parse_id)
     assert parsers.local is not None
     layer = choice.layer
     if layer is None:
         try:
             layer = await read(parsers.local, source)
         except IngestError:
-            return Reading(parse_id, parsed)  # a scan has no text of its own to compare with
+            return Reading(parsed, parse_id)  # a scan has no text of its own to compare with
     share = await asyncio.to_thread(fidelity, layer, parsed)
     if share is None:
-        return Reading(parse_id, parsed)
+        return Reading(parsed, parse_id)
     note = None
     if share < LOW:
         note = f"Only {share:.0%} of the file's own words and numbers came back: it may have been summarised."
         logger.bind(**about(claim), code="parse_fidelity_low", fidelity=round(share, 3)).warning("parse fidelity low")
         parsed = replace(parsed, notes=(*parsed.notes, note))
     await db.fetchval("note_fidelity", parse_id, share, note)
-    return Reading(parse_id, parsed, {"fidelity": round(share, 3), **({"code": "parse_fidelity_low"} if note else {})})
+    return Reading(parsed, parse_id, {"fidelity": round(share, 3), **({"code": "parse_fidelity_low"} if note else {})})
