@@ -65,9 +65,9 @@ def _others(lines: list[Line]) -> str:
             r = line["report"]
             rows.append(
                 [f"{r['tokens_per_minute']:,} tokens a minute, {how}: seconds, ideal of a bucket that is full at the "
-                 "start, times that, times the ideal of ten seconds' worth; refused; not ready",
-                 f"{r['steady_seconds']}, {r['ideal_seconds']}, {r['times_the_ideal']}, "
-                 f"{r['times_the_ideal_of_its_own_bucket']}; {r['throttled']}; {r['not_ready']}", line]
+                 "start, times that; refused; not ready",
+                 f"{r['steady_seconds']}, {r['ideal_seconds']}, {r['times_the_ideal']}; "
+                 f"{r['throttled']}; {r['not_ready']}", line]
             )  # fmt: skip
     if line := _newest(lines, _IDLE):
         rows += [

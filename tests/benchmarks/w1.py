@@ -100,16 +100,11 @@ class Measured:
         if workload.tokens_per_minute:
             rate_limit = workload.tokens_per_minute
             ideals = [_ideal(run, rate_limit, rate_limit) for run in ours]
-            own = [_ideal(run, rate_limit, rate_limit / 6) for run in ours]
             found |= {
                 "tokens_per_minute": workload.tokens_per_minute,
                 "ideal_seconds": round(median(ideals), 2),
                 "times_the_ideal": round(
                     median(run.steady / ideal for run, ideal in zip(ours, ideals, strict=True)), 3
-                ),
-                # The worker's own bucket holds ten seconds' worth, so that no minute sees twice the limit.
-                "times_the_ideal_of_its_own_bucket": round(
-                    median(run.steady / ideal for run, ideal in zip(ours, own, strict=True)), 3
                 ),
                 "untold": workload.untold,
                 "throttled": ours[-1].counts["throttled"],

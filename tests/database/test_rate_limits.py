@@ -87,8 +87,8 @@ async def test_who_waits_as_long_as_told_is_granted(project: Project) -> None:
 
 
 async def test_tokens_and_requests_are_both_limits_and_a_refusal_takes_neither(project: Project) -> None:
-    await configure(project, 60, 600)  # ten requests and a hundred tokens at once
-    assert await take(project, 1, 90) == NOTHING
+    await configure(project, 60, 600)  # ten requests and a minute's tokens at once
+    assert await take(project, 1, 590) == NOTHING
     for _ in range(5):
         assert timedelta(seconds=7) < await take(project, 1, 90) <= timedelta(seconds=8)
     assert await take(project, 1, 10) == NOTHING
@@ -100,10 +100,18 @@ async def test_what_is_larger_than_the_bucket_is_granted_when_it_is_full_and_lea
 ) -> None:
     await configure(project, None, 600)
     assert await take(project, 1, 1000) == NOTHING
-    assert timedelta(seconds=89) < await take(project, 1, 1) <= timedelta(seconds=90.2)
-    await pass_time(project, timedelta(seconds=91))
+    assert timedelta(seconds=39) < await take(project, 1, 1) <= timedelta(seconds=40.2)
+    await pass_time(project, timedelta(seconds=41))
     assert await take(project, 1, 1) == NOTHING
-    assert await take(project, 1, 1000) > timedelta(seconds=9)  # the bucket is not full
+    assert await take(project, 1, 1000) > timedelta(seconds=58)  # the bucket is not full
+
+
+async def test_a_bucket_of_tokens_holds_a_minute_and_no_more(project: Project) -> None:
+    await configure(project, None, 600)
+    assert await take(project, 1, 600) == NOTHING
+    await pass_time(project, timedelta(hours=1))
+    assert await take(project, 1, 600) == NOTHING
+    assert timedelta(seconds=9) < await take(project, 1, 100) <= timedelta(seconds=10)
 
 
 async def test_a_block_stops_everybody_with_that_key_until_it_ends(project: Project) -> None:

@@ -320,6 +320,24 @@ async def test_a_429_blocks_the_provider_for_all_workers_and_snoozes_the_documen
     assert len(world.double.requests) == 1
 
 
+async def test_a_429_with_a_short_wait_is_waited_for_and_nobody_snoozes(world: World) -> None:
+    world.double.on("POST", PATH, Reply(429, error(), {"retry-after": "0.2"}), answer)
+    claim = await world.claim()
+    assert await run(world.batcher(), claim, "a", "b") == 2
+    assert [len(request.json["input"]) for request in world.double.requests] == [2, 2]
+
+
+async def test_who_leaves_while_a_429_is_waited_for_is_not_asked_for_again(world: World) -> None:
+    world.double.on("POST", PATH, Reply(429, error(), {"retry-after": "0.5"}), answer)
+    batcher, first, second = world.batcher(SLOW), await world.claim(), await world.claim()
+    leaver, stayer = run(batcher, first, "mine"), run(batcher, second, "theirs")
+    await until(lambda: len(world.double.requests) == 1 and not any(t.sent for t in batcher._known.values()))
+    leaver.cancel()
+    assert await stayer == 1
+    assert texts_of(world.double.requests[1:]) == ["theirs"]
+    assert batcher._known == {}
+
+
 @pytest.mark.parametrize(("reply", "raised"), [
     (Reply(401, error()), Misconfigured), (Reply(500, error()), Transient), (Reply(503), Unavailable),
     (Reply(cut=0), Unavailable), (Reply(body={"data": []}), Transient),
@@ -340,7 +358,7 @@ async def test_an_error_ends_every_document_of_its_request_and_no_other(
 async def test_requests_wait_for_the_token_bucket_one_after_the_other_and_none_waits_in_vain(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "_IN_PLACE_SECONDS", 0.9)  # half a second each fits, the others' turns do not
+    monkeypatch.setattr(limits, "IN_PLACE_SECONDS", 0.9)  # half a second each fits, the others' turns do not
     await world.sql.owner.execute("select ingest.configure_rate_limit('openai', null, 1200)")  # 20 a second
     await world.sql.owner.execute("update ingest.rate_limits set tokens_left = 0, refilled_at = clock_timestamp()")
     batcher = world.batcher(Batching(texts=256, tokens=10, at_once=8, linger=0))

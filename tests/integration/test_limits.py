@@ -78,7 +78,7 @@ async def test_a_short_wait_is_slept_in_place_and_then_granted(sql: Project, lim
 
 async def test_a_long_wait_is_no_sleep_but_throttles_the_job(sql: Project, limits: Limits, time: Time) -> None:
     await configure(sql, 600, 600)
-    await limits.take("vendor", tokens=100)
+    await limits.take("vendor", tokens=600)
     with pytest.raises(Throttled) as caught:
         await limits.take("vendor", tokens=80)
     assert 7 < caught.value.retry_after <= 8 * 1.25

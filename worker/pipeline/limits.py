@@ -11,7 +11,8 @@ from datetime import timedelta
 from worker.db.pool import Database
 from worker.errors import Throttled
 
-_IN_PLACE_SECONDS = 5.0
+IN_PLACE_SECONDS = 5.0
+"""What is waited for where the request stands; whoever must wait longer snoozes."""
 _LONGEST_BLOCK_SECONDS = 3600.0
 
 
@@ -35,7 +36,7 @@ class Limits:
                 return
             # Those who ask together must not come back together.
             seconds = wait.total_seconds() * self.randomness.uniform(1.0, 1.25)
-            if waited + seconds >= _IN_PLACE_SECONDS:
+            if waited + seconds >= IN_PLACE_SECONDS:
                 raise _throttled(provider, seconds)
             await self.sleep(seconds)
             waited += seconds

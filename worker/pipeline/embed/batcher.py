@@ -23,7 +23,7 @@ from worker.pipeline.embed.embedder import Embedder, check_vectors
 from worker.pipeline.embed.shares import shares
 from worker.pipeline.embed.vectors import Vectors
 from worker.pipeline.ledger import Spent
-from worker.pipeline.limits import Limits
+from worker.pipeline.limits import IN_PLACE_SECONDS, Limits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +33,7 @@ _TURN_TEXTS = 64
 """What one order gives to a request before the next one's turn."""
 _LEAST_TEXTS = 64
 """What waits is spread over the free requests, but not thinner: a request costs a millisecond of processor."""
+_THROTTLED_TRIES = 3
 _STORE_PAUSES = (0.2, 1.0, 3.0)
 """What was paid for is worth a few tries."""
 _CLOSE_SECONDS = 5.0
@@ -252,14 +253,30 @@ class Batcher:
         return False
 
     async def _send(self, batch: Sequence[_Text]) -> Rejected | None:
-        """Send one request and keep its answer; return the provider's refusal, if it refuses."""
+        """Send one request and keep its answer; return the provider's refusal, if it refuses.
+
+        A 429 with a short wait is waited for here: its documents would be fetched and read again instead.
+        """
+        provider = self._embedder.model.provider
+        for tries_left in reversed(range(_THROTTLED_TRIES)):
+            async with self._gate:
+                await self._limits.take(provider, requests=1, tokens=sum(text.tokens for text in batch))
+            # Who ended while we waited is left out.
+            batch = [text for text in batch if text.orders]
+            if not batch:
+                return None
+            try:
+                return await self._answered(batch)
+            except Throttled as exc:
+                self._unsent(batch)
+                throttled = await self._limits.blocked(provider, exc.retry_after)
+                if not tries_left or throttled.retry_after >= IN_PLACE_SECONDS:
+                    raise throttled from exc
+        raise AssertionError("the last try returns or raises")
+
+    async def _answered(self, batch: Sequence[_Text]) -> Rejected | None:
         model = self._embedder.model
-        async with self._gate:
-            await self._limits.take(model.provider, requests=1, tokens=sum(text.tokens for text in batch))
-        # Who ended while we waited is left out; who has waited longest pays.
-        batch = [text for text in batch if text.orders]
-        if not batch:
-            return None
+        # Who has waited longest pays.
         payers = [text.orders[0] for text in batch]
         bills: list[int] = []
         try:
@@ -269,13 +286,8 @@ class Batcher:
             check_vectors(vectors, count=len(batch), model=model)
             await self._store(batch, vectors)
         except Rejected as exc:
-            for text in batch:
-                text.sent = False
-                if not text.orders:
-                    self._forget(text)
+            self._unsent(batch)
             return exc
-        except Throttled as exc:
-            raise await self._limits.blocked(model.provider, exc.retry_after) from exc
         except IngestError:
             if bills:  # the answer is of no use, but it was counted
                 await self._tell(payers, batch, sum(bills))
@@ -286,6 +298,12 @@ class Batcher:
         self._done(batch)
         await self._tell(payers, batch, sum(bills) if bills else None)
         return None
+
+    def _unsent(self, batch: Iterable[_Text]) -> None:
+        for text in batch:
+            text.sent = False
+            if not text.orders:
+                self._forget(text)
 
     async def _store(self, batch: Sequence[_Text], vectors: NDArray[np.float32]) -> None:
         owners = [(text.tenant_id, text.key) for text in batch]
