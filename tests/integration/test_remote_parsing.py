@@ -6,121 +6,27 @@ The service is a script, the database, the pipeline, the sandbox and the embedde
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, cast
 from uuid import UUID
 
 import pytest
 
-from local import samples
 from local.install import MODELS
 from tests.conftest import Database as MigratedDatabase
 from tests.database.project import Project
-from tests.reading import Reader, local_parser
-from tests.remote_parser import ScriptedParser, pages
+from tests.integration.remote_world import LOST, PAGES, World
+from tests.remote_parser import pages
 from worker.__main__ import tell_ledger
 from worker.db.pool import Database
 from worker.errors import Misconfigured, Rejected, Throttled, Transient, Unavailable
-from worker.model import Claim, ModelId, Parsed
-from worker.pipeline.embed.batcher import Batcher
+from worker.model import Parsed
 from worker.pipeline.embed.local import LocalEmbedder
-from worker.pipeline.embed.vectors import Vectors
-from worker.pipeline.fetch import ObjectStore
-from worker.pipeline.ingest import Ingest
 from worker.pipeline.ledger import Ledger
-from worker.pipeline.limits import Limits
-from worker.pipeline.parse.choose import Parsers
-from worker.pipeline.parse.parser import Lost
-from worker.queue.attempt import Attempts
 from worker.queue.leases import Held
 from worker.queue.maintenance import Maintenance
 from worker.queue.polls import Polls, Sent
-
-NOTE = b"# Tides\n\nThe tide at the north pier rises four metres twice a day.\n"
-PAGES = (
-    "# Tides\n\nThe tide at the north pier rises four metres.",
-    "It falls again after six hours and twelve minutes.",
-)
-LOST = Lost("parse_job_unknown", "It was lost.")
-
-
-class Files:
-    """Stands where Storage does: gives out bytes by name."""
-
-    def __init__(self) -> None:
-        self.bytes: dict[str, bytes] = {}
-
-    async def download(self, bucket: str, name: str, path: Path, *, max_bytes: int) -> tuple[int, bytes]:
-        data = self.bytes[name]
-        path.write_bytes(data)
-        return len(data), hashlib.sha256(data).digest()
-
-
-class World:
-    """A worker without its loop: claims, attempts and polls happen when a test says so."""
-
-    def __init__(self, sql: Project, db: Database, embedder: LocalEmbedder, directory: Path) -> None:
-        self.sql = sql
-        self.db = db
-        self.parser = ScriptedParser()
-        self.local = local_parser()
-        self.files = Files()
-        self.spent: list[tuple[Sent, Parsed]] = []
-        self._count_tokens = embedder.count_tokens
-        self.batcher = Batcher(embedder, Vectors(db, ModelId(1)), Limits(db, random.Random(1)))
-        self._directory = directory
-
-    def attempts(self, *, cheap_first: bool = False, local: bool = True) -> Attempts:
-        parsers = Parsers(self.parser, self.local if local else None, cheap_first)
-        work = Ingest(
-            self.db, cast(ObjectStore, self.files), parsers, self.batcher, self._count_tokens,
-            max_file_bytes=10_000_000, max_chunk_tokens=200,
-        )  # fmt: skip
-        return Attempts(self.db, work, self._directory, 60, random.Random(1))
-
-    async def upload(self, tenant: UUID, name: str = "tides.md", data: bytes = NOTE) -> UUID:
-        self.files.bytes[f"{tenant}/{name}"] = data
-        return await self.sql.upload(tenant, name, len(data))
-
-    async def claim(self) -> list[Claim]:
-        rows = await self.sql.claim()
-        return [Claim(number=row["claim"], **{k: v for k, v in row.items() if k != "claim"}) for row in rows]
-
-    async def work(self, **how: bool) -> int:
-        """Attempt everything that is due, once; return how many jobs that were."""
-        claims = await self.claim()
-        attempts = self.attempts(**how)
-        await asyncio.gather(*(attempts.run(Held(claim)) for claim in claims))
-        return len(claims)
-
-    async def poll(self) -> None:
-        """Let the time until the next poll pass, and poll."""
-
-        async def spent(sent: Sent, parsed: Parsed) -> None:
-            self.spent.append((sent, parsed))
-
-        await self.sql.owner.execute("update ingest.parses set next_poll_at = now() where state = 'waiting'")
-        await Polls(self.db, self.parser, spent).take_turn()
-
-    async def parse(self) -> Any:
-        row = await self.sql.owner.fetchrow("select *, next_poll_at - now() as pause from ingest.parses")
-        assert row is not None
-        return row
-
-    async def job(self) -> Any:
-        row = await self.sql.owner.fetchrow("select * from public.jobs order by id limit 1")
-        assert row is not None
-        return row
-
-    async def details(self, event: str = "stage") -> list[dict[str, Any]]:
-        rows = await self.sql.owner.fetch(
-            "select detail from public.job_events where event = $1 and detail is not null order by id", event
-        )
-        return [json.loads(row["detail"]) for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -396,77 +302,3 @@ async def test_a_submit_that_is_refused_for_good_is_remembered(world: World, ten
     codes = await world.sql.owner.fetch("select error_code from public.jobs")
     assert [row["error_code"] for row in codes] == ["parser_refused_file"] * 2
     assert world.parser.submitted == []
-
-
-@pytest.fixture(scope="module")
-def paper(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A PDF with a good text layer."""
-    directory = tmp_path_factory.mktemp("samples")
-    samples.write(directory)
-    return min(directory.glob("*.pdf"), key=lambda path: path.stat().st_size).read_bytes()
-
-
-async def test_cheap_first_reads_text_formats_and_good_pdfs_here_and_says_why(
-    world: World, tenant: UUID, paper: bytes
-) -> None:
-    await world.upload(tenant)
-    await world.upload(tenant, "paper.pdf", paper)
-    await world.work(cheap_first=True)
-    assert world.parser.submitted == []
-    states = await world.sql.owner.fetch("select state from public.documents")
-    assert [row["state"] for row in states] == ["ready", "ready"]
-    reasons = {detail["reason"]: detail for detail in await world.details() if "reason" in detail}
-    assert reasons["text_format"] == {"parser": "local", "reason": "text_format"}
-    layer = reasons["text_layer"]
-    assert (layer["parser"], layer["text_pages"], layer["garbage"]) == ("local", layer["pages"], 0)
-
-
-async def test_cheap_first_sends_a_scan_away_and_says_why(world: World, tenant: UUID, scan: bytes) -> None:
-    await world.upload(tenant, "scan.pdf", scan)
-    await world.work(cheap_first=True)
-    assert world.parser.submitted == [scan]
-    assert {"parser": "scripted", "reason": "needs_ocr"} in await world.details()
-    world.parser.answers = [pages("What the scan says.")]
-    await world.poll()
-    await world.work(cheap_first=True)
-    assert await world.sql.owner.fetchval("select state from public.documents") == "ready"
-
-
-@pytest.fixture
-def scan() -> bytes:
-    """A PDF without any text."""
-    from reportlab.pdfgen.canvas import Canvas
-
-    canvas = Canvas("unused")
-    canvas.rect(100, 100, 200, 200, fill=1)
-    canvas.showPage()
-    return bytes(canvas.getpdfdata())
-
-
-async def test_a_summary_is_noted_and_the_document_is_published_all_the_same(
-    world: World, tenant: UUID, paper: bytes
-) -> None:
-    await world.upload(tenant, "paper.pdf", paper)
-    await world.work()
-    world.parser.answers = [pages("This document is about a harbour and its rules.")]
-    await world.poll()
-    await world.work()
-    assert await world.sql.owner.fetchval("select state from public.documents") == "ready"
-    parse = await world.parse()
-    assert parse["fidelity"] < 0.3
-    assert "summarised" in parse["notes"][0]
-    assert any(detail.get("code") == "parse_fidelity_low" for detail in await world.details())
-
-
-async def test_the_same_text_in_another_layout_is_faithful(
-    world: World, tenant: UUID, paper: bytes, tmp_path: Path
-) -> None:
-    layer = await Reader(tmp_path)(paper, "paper.pdf")
-    await world.upload(tenant, "paper.pdf", paper)
-    await world.work()
-    world.parser.answers = [pages(*(page.markdown.replace("\n", "\n\n> ") for page in layer.pages))]
-    await world.poll()
-    await world.work()
-    parse = await world.parse()
-    assert parse["fidelity"] > 0.95
-    assert parse["notes"] == []
