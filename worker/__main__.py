@@ -23,6 +23,7 @@ from worker.operate.cli import read_settings, sluice
 from worker.operate.embeddings_server import embeddings_server
 from worker.operate.erase import erase
 from worker.operate.models import models
+from worker.operate.quota import quota
 from worker.operate.reconcile import backfill, reconcile
 from worker.operate.usage import budget, usage
 from worker.pipeline.embed.batcher import Batcher
@@ -59,6 +60,7 @@ sluice.add_command(reconcile)
 sluice.add_command(backfill)
 sluice.add_command(usage)
 sluice.add_command(budget)
+sluice.add_command(quota)
 sluice.add_command(models)
 sluice.add_command(erase)
 sluice.add_command(embeddings_server)

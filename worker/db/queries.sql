@@ -176,6 +176,12 @@ select ingest.set_budget($1::text, $2::uuid, $3::numeric);
 -- name: list_budgets
 select scope, tenant_id, daily_usd, spent_usd from ingest.list_budgets();
 
+-- name: set_quota
+select ingest.set_quota($1::uuid, $2::bigint, $3::bigint, $4::bigint, $5::int);
+
+-- name: list_quotas
+select tenant_id, bytes, files, pages_month, running, bytes_kept, files_kept, pages_read, running_now from ingest.list_quotas();
+
 -- name: configure_rate_limit
 select ingest.configure_rate_limit($1::text, $2::int, $3::int);
 

@@ -43,7 +43,7 @@ def usage(tenant: UUID | None, since: datetime | None, by: str, as_json: bool) -
     """
     settings = read_settings()
     begin = since.replace(tzinfo=UTC) if since else datetime.now(UTC) - timedelta(days=30)
-    rows = _run(settings, lambda db: db.fetch("usage_by", by, tenant, begin))
+    rows = asked(settings, lambda db: db.fetch("usage_by", by, tenant, begin))
     sums = [
         {
             by: row["key"], "pages": row["pages"], "tokens": row["tokens"], "requests": row["requests"],
@@ -90,7 +90,7 @@ def set_budget(usd: str, tenant: UUID | None, whole: bool, as_json: bool) -> Non
         raise click.UsageError("Give --tenant or --project, not both.")
     amount = _amount(usd)
     scope = "tenant" if tenant else "project" if whole else "default"
-    woken = _run(read_settings(), lambda db: db.fetchval("set_budget", scope, tenant, amount))
+    woken = asked(read_settings(), lambda db: db.fetchval("set_budget", scope, tenant, amount))
     if as_json:
         click.echo(json.dumps({"scope": scope, "tenant": tenant and str(tenant), "daily_usd": _text(amount),
                                "woken": woken}))  # fmt: skip
@@ -108,7 +108,7 @@ def list_budgets(as_json: bool) -> None:
 
     Exit codes: 0 done; 1 the database did not answer; 2 wrong settings.
     """
-    rows = _run(read_settings(), lambda db: db.fetch("list_budgets"))
+    rows = asked(read_settings(), lambda db: db.fetch("list_budgets"))
     if as_json:
         click.echo(json.dumps({"budgets": [
             {"scope": row["scope"], "tenant": row["tenant_id"] and str(row["tenant_id"]),
@@ -127,8 +127,10 @@ def list_budgets(as_json: bool) -> None:
     Console().print(table)
 
 
-def _run(settings: Settings, ask: Callable[[Database], Awaitable[T]]) -> T:
-    async def asked() -> T:
+def asked(settings: Settings, ask: Callable[[Database], Awaitable[T]]) -> T:
+    """Return what `ask` finds out on a connection of its own; raises click.ClickException with the error's sentence."""
+
+    async def connected() -> T:
         db = await Database.open(settings.database_url.get_secret_value(), size=1, pooler=settings.database_pooler)
         try:
             return await ask(db)
@@ -136,7 +138,7 @@ def _run(settings: Settings, ask: Callable[[Database], Awaitable[T]]) -> T:
             await db.close()
 
     try:
-        return asyncio.run(asked())
+        return asyncio.run(connected())
     except IngestError as exc:
         raise click.ClickException(f"{exc.public_message}" + (f"\n({exc.detail})" if exc.detail else "")) from exc
 
