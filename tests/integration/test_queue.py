@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
+import worker.queue.runner
 from tests.conftest import Database as MigratedDatabase
 from tests.database.project import Project
 from worker.db.pool import Database
@@ -299,6 +300,47 @@ async def test_jobs_start_as_slots_become_free_and_never_more_than_there_are_slo
     assert len({claim.job_id for claim in claims}) == 7
     assert most <= 2
     assert await sql.owner.fetchval("select count(*) from public.jobs where state = 'discarded'") == 7
+
+
+async def test_slots_that_become_free_one_after_the_other_are_filled_by_one_claim(
+    sql: Project, db: Database, database: MigratedDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends: dict[int, asyncio.Event] = {}
+    asked: list[int] = []
+    fetch = db.fetch
+
+    async def counted(name: str, *arguments: Any) -> list[asyncpg.Record]:
+        if name == "claim_jobs":
+            asked.append(arguments[1])
+        return await fetch(name, *arguments)
+
+    async def until_told(claim: Claim) -> None:
+        await ends.setdefault(claim.job_id, asyncio.Event()).wait()
+        await db.fetchval("discard_job", claim.job_id, claim.number, "done", "Done.", None)
+
+    user = await sql.user()
+    for number in range(11):
+        await sql.upload(user, f"{number}.txt")
+    monkeypatch.setattr(db, "fetch", counted)
+    monkeypatch.setattr(worker.queue.runner, "_LINGER_SECONDS", 30)
+    work = Piece(until_told)
+    running = runner(db, database, work, tmp_path, slots=8)
+    task = asyncio.create_task(running.run())
+    async with asyncio.timeout(20):
+        first = [await work.begun.get() for _ in range(8)]
+        for claim in first[:2]:
+            ends[claim.job_id].set()
+            await asyncio.sleep(0.1)
+        later = [await work.begun.get() for _ in range(2)]
+        # The eleventh waits with one slot free, but a stop does not wait for it.
+        ends[later[0].job_id].set()
+        running.stop()
+        for end in ends.values():
+            end.set()
+        await task
+
+    assert asked == [8, 2]
+    assert await sql.owner.fetchval("select count(*) from public.jobs where state = 'discarded'") == 10
 
 
 async def test_a_stop_finishes_what_fits_and_hands_the_rest_back_uncharged(
