@@ -22,3 +22,17 @@ begin
   end if;
   execute v_open;
 end $$;
+
+do $$
+declare
+  v_whole  text := pg_get_functiondef('ingest.complete_job'::regproc);
+  v_open   text := v_whole;
+begin
+  v_open := replace(v_open, 'where job_id = p_job and claim = p_claim returning taken_at into v_taken;
+  if not found then return null; end if;', 'where job_id = p_job returning taken_at into v_taken;');
+  v_open := replace(v_open, 'where id = p_job and state = ''running''', 'where id = p_job');
+  if position('claim = p_claim' in v_open) > 0 or position('state = ''running''' in v_open) > 0 then
+    raise exception 'complete_job reads otherwise now: say here how to take its fence away';
+  end if;
+  execute v_open;
+end $$;

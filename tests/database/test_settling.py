@@ -93,6 +93,39 @@ async def test_a_settled_claim_is_stale_although_its_number_is_the_latest(
     assert (await project.job(claimed["job_id"]))["state"] == "available"
 
 
+async def test_completing_one_job_leaves_what_settling_it_does(project: Project) -> None:
+    user = await project.user()
+    kept: list[tuple[dict[str, object], dict[str, object]]] = []
+    for path, call in (
+        (
+            "a.txt",
+            "select s.verdict"
+            " from ingest.settle_jobs(array[$1::bigint], array[$2::bigint], 'complete', p_detail => $3) s",
+        ),
+        ("b.txt", "select j.state::text from ingest.complete_job($1, $2, '[]', $3) j"),
+    ):
+        await project.upload(user, path)
+        claim = await project.claim_one()
+        await project.begin(claim)
+        await project.owner.execute("update public.jobs set snoozing_since = now() where id = $1", claim["job_id"])
+        assert await project.worker.fetchval(call, claim["job_id"], claim["claim"], '{"chunks": 3}') is not None
+        assert await project.owner.fetchval("select count(*) from ingest.leases") == 0
+        job = dict(await project.job(claim["job_id"]))
+        event = dict(
+            await project.owner.fetchrow(
+                "select * from public.job_events where event = 'complete' and job_id = $1", job["id"]
+            )
+        )
+        assert job["finalized_at"] is not None
+        assert event["took"] > timedelta(0)
+        own = {"id", "job_id", "document_id", "scheduled_at", "created_at", "started_at", "finalized_at", "at", "took"}
+        for row in (job, event):
+            for column in own & set(row):
+                del row[column]
+        kept.append((job, event))
+    assert kept[0] == kept[1]
+
+
 @pytest.mark.parametrize(
     ("verdict", "state", "attempt", "document", "due"),
     [
