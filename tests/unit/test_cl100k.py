@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from worker.errors import Misconfigured
 from worker.pipeline.embed import cl100k
@@ -40,6 +42,33 @@ def test_a_special_token_in_a_text_is_text(counter: Cl100k) -> None:
 
 def test_many_texts_are_counted_in_their_order(counter: Cl100k) -> None:
     assert counter.count(["harbour"] * 2 + ["", "harbour harbour"]) == [2, 2, 0, 3]
+
+
+ENDS = ("a", "Word", "'ll", "12345", ".", "!?", "|", "é", "漢", "🎉", " ", "  ", "\t", "\n", "\n\n", "\n \n", "\r\n", "\x1c", "\xa0",
+        "\u2028", "\u3000")  # fmt: skip
+
+
+@example("a\n  b")
+@example("a.\n\n\n")
+@given(st.lists(st.sampled_from(ENDS), max_size=30).map("".join))
+def test_the_parts_that_are_remembered_add_up_to_the_texts_own_count(counter: Cl100k, text: str) -> None:
+    assert counter.count([text]) == [len(counter._encoding.result().encode_ordinary(text))]
+
+
+def test_what_was_counted_is_not_counted_again_below_a_heading_and_without_its_line_ends(counter: Cl100k) -> None:
+    first, second = ("".join(f"{word} {n} " for n in range(40)) + "end.\n\n" for word in ("ebb", "flood"))
+    counter.count([first + second])
+    known = set(counter._known)
+
+    counter.count([f"Tides\n{first}{second.rstrip()}"])
+    assert {"Tides\n", " end."} == set(counter._known) - known
+
+
+def test_no_more_is_remembered_than_the_bound(counter: Cl100k, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cl100k, "_REMEMBERED", 500)
+    for number in range(100):
+        counter.count([f"Line {number} of many.\n" * 3, "long " * 1000])
+    assert sum(map(len, counter._known)) <= 500
 
 
 def test_a_changed_vocabulary_is_refused_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,9 +33,10 @@ BATCH = 2000
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+# Neither is frozen: that makes each three times as dear to make, and a document makes dozens.
+@dataclass(slots=True)
 class _Placed:
-    """A block with the headings above it and, for a heading, itself in `path`."""
+    """A block with the headings above it and, for a heading, itself in `path`; its cost comes later."""
 
     block: Block
     above: tuple[str, ...]
@@ -44,7 +45,7 @@ class _Placed:
     cost: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Piece:
     """A slice that may be a chunk by itself.
 
@@ -60,9 +61,11 @@ class _Piece:
     fresh: bool = False
 
     def joined(self, other: _Piece) -> _Piece:
-        same = [mine == its for mine, its in zip(self.path, other.path, strict=False)]
-        path = self.path[: (*same, False).index(False)]
-        return replace(self, end=other.end, cost=self.cost + other.cost, path=path)
+        path = self.path
+        if path != other.path:
+            same = [mine == its for mine, its in zip(path, other.path, strict=False)]
+            path = path[: (*same, False).index(False)]
+        return _Piece(self.start, other.end, self.cost + other.cost, self.above, path, self.fresh)
 
 
 def chunk(pages: Sequence[Page], *, count_tokens: CountTokens, max_tokens: int) -> list[Chunk]:
@@ -79,11 +82,8 @@ def chunk(pages: Sequence[Page], *, count_tokens: CountTokens, max_tokens: int) 
         starts.append(starts[-1] + len(page.markdown) + len(PAGE_SEPARATOR))
     placed = _place(text, starts)
     pieces = (piece for batch in _batches(_entries(_measured(placed, ruler), ruler)) for piece in _cut(batch, ruler))
-    packed = _packed(pieces, ruler)
-    return [
-        replace(each, ordinal=ordinal)
-        for ordinal, each in enumerate(_checked(packed, ruler, lambda piece: _slice(text, pages, starts, piece)))
-    ]
+    made = _checked(_packed(pieces, ruler), ruler, lambda piece: _slice(text, pages, starts, piece))
+    return [replace(each, ordinal=ordinal, token_count=tokens) for ordinal, (each, tokens) in enumerate(made)]
 
 
 def _slice(text: str, pages: Sequence[Page], starts: Sequence[int], piece: _Piece) -> Chunk | None:
@@ -141,7 +141,9 @@ def _measured(placed: Iterable[_Placed], ruler: Ruler) -> Iterator[_Placed]:
         heads = {item.block.head for item in batch}
         ruler.learn([*(item.block.title for item in batch), *(cell for head in heads for cell in cells(head))])
         costs = ruler.costs([(item.block.start, item.block.end) for item in batch])
-        yield from (replace(item, cost=cost) for item, cost in zip(batch, costs, strict=True))
+        for item, cost in zip(batch, costs, strict=True):
+            item.cost = cost
+            yield item
 
 
 def _entries(measured: Iterable[_Placed], ruler: Ruler) -> Iterator[list[_Placed]]:
@@ -216,14 +218,16 @@ def _packed(pieces: Iterable[_Piece], ruler: Ruler) -> Iterator[_Piece]:
     yield from (piece for piece in (closed, current) if piece)
 
 
-def _checked(packed: Iterable[_Piece], ruler: Ruler, make: Callable[[_Piece], Chunk | None]) -> Iterator[Chunk]:
+def _checked(
+    packed: Iterable[_Piece], ruler: Ruler, make: Callable[[_Piece], Chunk | None]
+) -> Iterator[tuple[Chunk, int]]:
     """Make and count the chunks, each with its context, and halve those that are over the limit after all."""
     for batch in _batches(packed):
         made = [(piece, found) for piece in batch if (found := make(piece))]
         counts = ruler.count([found.embedding_text for _, found in made])
         for (piece, found), tokens in zip(made, counts, strict=True):
             if tokens <= ruler.max_tokens:
-                yield replace(found, token_count=tokens)
+                yield found, tokens
             elif (length := piece.end - piece.start) > 1:
                 middle = piece.start + length // 2
                 below = ruler.context(piece.path) if piece.above.text else piece.above

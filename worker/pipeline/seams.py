@@ -30,7 +30,7 @@ CRUMB = 4
 """Seams closer than a quarter of the room, in code points, count as one."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Part:
     """Code points [start, end) of the text and their cost."""
 
@@ -39,7 +39,7 @@ class Part:
     cost: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Job:
     """A block, its cost, and the room that each of its parts has."""
 
@@ -54,6 +54,8 @@ def split(ruler: Ruler, jobs: Sequence[Job]) -> list[list[Part]]:
     All blocks are cut side by side, so that every level is counted in one call.
     """
     parts = [[Part(job.block.start, job.block.end, job.cost)] for job in jobs]
+    if all(job.cost <= job.room for job in jobs):
+        return parts
     for level in range(_LEVELS):
         _cut(ruler, jobs, parts, partial(_at_seams, ruler.text, level))
     _cut(ruler, jobs, parts, partial(_between_words, ruler.text))
