@@ -44,8 +44,10 @@ def test_many_texts_are_counted_in_their_order(counter: Cl100k) -> None:
     assert counter.count(["harbour"] * 2 + ["", "harbour harbour"]) == [2, 2, 0, 3]
 
 
-ENDS = ("a", "Word", "'ll", "12345", ".", "!?", "|", "é", "漢", "🎉", " ", "  ", "\t", "\n", "\n\n", "\n \n", "\r\n", "\x1c", "\xa0",
-        "\u2028", "\u3000")  # fmt: skip
+ENDS = (
+    "a", "Word", "'ll", "12345", ".", "!?", "|", "é", "漢", "🎉",
+    " ", "  ", "\t", "\n", "\n\n", "\n \n", "\r\n", "\x1c", "\xa0", "\u2028", "\u3000",
+)  # fmt: skip
 
 
 @example("a\n  b")
