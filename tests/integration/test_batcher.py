@@ -209,6 +209,37 @@ async def test_a_text_that_is_stored_while_another_document_looks_for_it_is_not_
     assert len(world.double.requests) == 1
 
 
+async def test_vectors_that_another_worker_stored_meanwhile_stay_and_the_others_are_kept(world: World) -> None:
+    tenant = await world.sql.user()
+    (first,) = keys("first")
+    (second,) = keys("second")
+    width = MODEL.dimensions
+    vectors = Vectors(world.db, world.model_id)
+    await vectors.store([(TenantId(tenant), first)], np.eye(1, width, 0, dtype=np.float32))
+    await vectors.store([(TenantId(tenant), second), (tenant, first)], np.eye(2, width, 1, dtype=np.float32))
+    assert await world.kept(tenant) == {first, second}
+    ones = await world.sql.owner.fetch(
+        "select content_sha256, (embedding::extensions.vector::real[])[1] as one from ingest.embeddings"
+        " where tenant_id = $1", tenant,
+    )  # fmt: skip
+    assert {row["content_sha256"]: row["one"] for row in ones} == {first: 1.0, second: 0.0}
+
+
+async def test_two_workers_that_store_the_same_vectors_in_another_order_both_succeed(world: World) -> None:
+    tenant = await world.sql.user()
+    texts = sorted(keys(*(f"text {n}" for n in range(200))))
+    vectors = Vectors(world.db, world.model_id)
+    rows = np.eye(len(texts), MODEL.dimensions, dtype=np.float32) + 1
+    await asyncio.gather(
+        vectors.store([(TenantId(tenant), key) for key in texts], rows),
+        vectors.store([(TenantId(tenant), key) for key in reversed(texts)], rows[::-1]),
+        vectors.store(
+            [(TenantId(tenant), key) for key in texts[1::2] + texts[::2]], np.vstack([rows[1::2], rows[::2]])
+        ),
+    )
+    assert await world.kept(tenant) == set(texts)
+
+
 async def test_the_first_reader_of_a_text_may_leave_and_the_next_one_pays(world: World) -> None:
     batcher, first = world.batcher(SLOW), await world.claim()
     second = await world.claim(first.tenant_id)

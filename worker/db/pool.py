@@ -24,6 +24,10 @@ class VectorsMissing(Transient):
     """Vectors that the chunks need are gone: embed again, then publish again."""
 
 
+class AlreadyThere(Transient):
+    """A row with this key exists: nothing of the statement was written."""
+
+
 class Session:
     """Calls by name on one connection."""
 
@@ -118,6 +122,13 @@ class Database:
         async with self._session() as session:
             return await session.fetchval(name, *arguments)
 
+    async def copy(
+        self, table: str, columns: Sequence[str], records: Iterable[Sequence[Any]], *, schema: str | None = None
+    ) -> None:
+        """Copy records into a table in binary, all of them or, raising AlreadyThere where a key exists, none."""
+        async with self._session() as session:
+            await session.copy(table, columns, records, schema=schema)
+
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[Session]:
         """Give a session whose calls commit together when the block ends, or not at all."""
@@ -179,6 +190,8 @@ def _translate(exc: asyncpg.PostgresError) -> IngestError:
         return Superseded("superseded", "The file was deleted or replaced meanwhile.", detail=detail)
     if state == "IG003":
         return VectorsMissing("vectors_missing", "Some texts must be embedded again.", detail=detail)
+    if state == "23505":
+        return AlreadyThere("already_there", "Somebody else wrote the same just now.", detail=detail)
     if state == "IG011":
         # The text is the database's own and made for people: it names the limit and what to do.
         return OverQuota("quota_exceeded", exc.args[0], detail=state)

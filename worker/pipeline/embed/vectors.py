@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from worker.db.pool import Database
+from worker.db.pool import AlreadyThere, Database
 from worker.model import Claim, ModelId, TenantId
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+_COLUMNS = ("tenant_id", "content_sha256", "embedding")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +41,18 @@ class Vectors:
         from pgvector import HalfVector  # brings numpy
 
         halves = vectors.astype("float16")
-        async with self.db.transaction() as session:
-            await session.fetchval("prepare_incoming_embeddings")
-            await session.copy(
-                "incoming_embeddings",
-                ("tenant_id", "content_sha256", "embedding"),
-                ((tenant, key, HalfVector(half)) for (tenant, key), half in zip(owners, halves, strict=True)),
+        # In the order of the key: two writers of the same contents wait for each other in a line, not in a circle.
+        rows = sorted(
+            ((*owner, HalfVector(half)) for owner, half in zip(owners, halves, strict=True)),
+            key=lambda row: (row[0].bytes, row[1]),
+        )
+        try:
+            # Straight into the table: by way of another one it takes the database 2.3 ms for 32 vectors, and not 1.1.
+            await self.db.copy(
+                "embeddings", ("model_id", *_COLUMNS), ((self.model_id, *row) for row in rows), schema="ingest"
             )
-            await session.fetchval("store_embeddings", self.model_id)
+        except AlreadyThere:  # another worker was paid for the same text at the same time
+            async with self.db.transaction() as session:
+                await session.fetchval("prepare_incoming_embeddings")
+                await session.copy("incoming_embeddings", _COLUMNS, rows)
+                await session.fetchval("store_embeddings", self.model_id)
