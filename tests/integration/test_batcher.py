@@ -226,17 +226,30 @@ async def test_vectors_that_another_worker_stored_meanwhile_stay_and_the_others_
 
 
 async def test_two_workers_that_store_the_same_vectors_in_another_order_both_succeed(world: World) -> None:
-    tenant = await world.sql.user()
-    texts = sorted(keys(*(f"text {n}" for n in range(200))))
+    tenant = TenantId(await world.sql.user())
+    texts = sorted(keys(*(f"text {n}" for n in range(9))))
     vectors = Vectors(world.db, world.model_id)
-    rows = np.eye(len(texts), MODEL.dimensions, dtype=np.float32) + 1
-    await asyncio.gather(
-        vectors.store([(TenantId(tenant), key) for key in texts], rows),
-        vectors.store([(TenantId(tenant), key) for key in reversed(texts)], rows[::-1]),
-        vectors.store(
-            [(TenantId(tenant), key) for key in texts[1::2] + texts[::2]], np.vstack([rows[1::2], rows[::2]])
-        ),
+    rows = np.eye(len(texts), MODEL.dimensions, dtype=np.float32)
+    # A third one holds the key in the middle until both wait: each in its own order would have half of the others' keys.
+    holding = world.sql.owner.transaction()
+    await holding.start()
+    await world.sql.owner.execute(
+        "insert into ingest.embeddings (model_id, tenant_id, content_sha256, embedding)"
+        " values ($1, $2, $3, array_fill(1::real, array[$4::int])::extensions.vector::extensions.halfvec)",
+        world.model_id, tenant, texts[4], MODEL.dimensions,
+    )  # fmt: skip
+    storing = asyncio.gather(
+        vectors.store([(tenant, key) for key in texts], rows),
+        vectors.store([(tenant, key) for key in reversed(texts)], rows[::-1]),
     )
+    waiting = (
+        "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and application_name = 'sluice worker'"
+    )
+    async with asyncio.timeout(20):
+        while await world.sql.admin.fetchval(waiting) < 2:  # noqa: ASYNC110 - the database tells nobody
+            await asyncio.sleep(0.01)
+    await holding.rollback()
+    await storing
     assert await world.kept(tenant) == set(texts)
 
 
