@@ -14,7 +14,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -89,6 +89,12 @@ class ObservedDatabase(Database):
         if name == "store_parse":
             await self.control.tell("chunk")
         return value
+
+    async def copy(
+        self, table: str, columns: Sequence[str], records: Iterable[Sequence[Any]], *, schema: str | None = None
+    ) -> None:
+        await super().copy(table, columns, records, schema=schema)
+        await self.control.tell("stored")
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[Session]:
