@@ -230,7 +230,7 @@ async def test_two_workers_that_store_the_same_vectors_in_another_order_both_suc
     texts = sorted(keys(*(f"text {n}" for n in range(9))))
     vectors = Vectors(world.db, world.model_id)
     rows = np.eye(len(texts), MODEL.dimensions, dtype=np.float32)
-    # A third one holds the key in the middle until both wait: each in its own order would have half of the others' keys.
+    # A third one holds the key in the middle until both wait: in orders of their own each would have half of the keys.
     holding = world.sql.owner.transaction()
     await holding.start()
     await world.sql.owner.execute(
