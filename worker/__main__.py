@@ -54,7 +54,7 @@ from worker.settings import Settings
 Adapters: TypeAlias = Callable[[Settings, Path, contextlib.AsyncExitStack], tuple[Parser, Embedder]]
 """Makes the two that speak for a provider; gets the worker's directory, and leaves with the stack what closes them."""
 
-_CONNECTIONS = 8
+_CONNECTIONS = 4
 
 sluice.add_command(reconcile)
 sluice.add_command(backfill)
@@ -157,7 +157,8 @@ async def run_worker(settings: Settings, make: Adapters = adapters, database: ty
     async with contextlib.AsyncExitStack() as stack:
         directory = stack.enter_context(workspace(settings.temp_dir))
         # Calls take milliseconds and none waits for a network: more connections than this only fight for the database's
-        # processors. 34 of them made publishing take 25 ms instead of 7. Two are for claims, renewals and chores.
+        # processors. 34 of them made publishing take 25 ms instead of 7, and 8 beside 3 cost W1 a sixth: each warms its
+        # plans for 50 ms of processor. Two are for claims, renewals and chores.
         size = min(settings.slots, _CONNECTIONS) + 2
         db = await database.open(database_url, size=size, pooler=settings.database_pooler)
         stack.push_async_callback(db.close)
