@@ -20,6 +20,7 @@ from worker.db.pool import Database
 from worker.errors import IngestError, Misconfigured
 from worker.model import EmbeddingModel, ModelId, Parsed
 from worker.operate.cli import read_settings, sluice
+from worker.operate.doctor.command import doctor
 from worker.operate.embeddings_server import embeddings_server
 from worker.operate.erase import erase
 from worker.operate.models import models
@@ -62,6 +63,7 @@ sluice.add_command(usage)
 sluice.add_command(budget)
 sluice.add_command(quota)
 sluice.add_command(models)
+sluice.add_command(doctor)
 sluice.add_command(erase)
 sluice.add_command(embeddings_server)
 

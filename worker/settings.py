@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Literal
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic import AliasChoices, Field, FilePath, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -15,6 +16,11 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="SLUICE_", extra="ignore", frozen=True)
 
+    # The authority of the database's certificate, in PEM. With it the server must prove its name (verify-full), whatever
+    # the URLs say. It stands before them, because they are read with it.
+    database_ca_file: FilePath | None = Field(
+        default=None, validation_alias=AliasChoices("DATABASE_CA_FILE", "SLUICE_DATABASE_CA_FILE")
+    )
     database_url: SecretStr = Field(validation_alias=AliasChoices("DATABASE_URL", "SLUICE_DATABASE_URL"))
     listen_database_url: SecretStr | None = Field(
         default=None, validation_alias=AliasChoices("LISTEN_DATABASE_URL", "SLUICE_LISTEN_DATABASE_URL")
@@ -106,6 +112,21 @@ class Settings(BaseSettings):
 
     temp_dir: Path | None = None
     log_level: str = "INFO"
+
+    @field_validator("database_url", "listen_database_url")
+    @classmethod
+    def _verified(cls, url: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        # In the URL, so that every connection that is made from it is verified, whoever makes it.
+        file = info.data.get("database_ca_file")
+        if url is None or file is None:
+            return url
+        try:
+            parts = urlsplit(url.get_secret_value())
+        except ValueError:
+            return url  # whoever connects says what is wrong with it
+        kept = [(key, value) for key, value in parse_qsl(parts.query) if key not in ("sslmode", "sslrootcert")]
+        query = urlencode([*kept, ("sslmode", "verify-full"), ("sslrootcert", str(file.resolve()))])
+        return SecretStr(urlunsplit(parts._replace(query=query)))
 
     @field_validator("webhook_url")
     @classmethod

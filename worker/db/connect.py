@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 
 from worker.db import queries
+from worker.errors import Misconfigured
 
 Pooler = Literal["auto", "session", "transaction"]
 
@@ -21,16 +22,30 @@ def connect_options(url: str, *, shared: bool = False) -> dict[str, Any]:
     """Return asyncpg's options for a database URL; `shared` says that its backends are, see `shares_backends`.
 
     Without an sslmode in the URL, TLS is required except on loopback: asyncpg's own default falls
-    back to plaintext in silence.
+    back to plaintext in silence. An sslmode that allows plaintext raises Misconfigured there. With
+    DATABASE_CA_FILE the settings write verify-full and the file into the URL.
     """
     parts = urlsplit(url)
     options: dict[str, Any] = {"dsn": url, "timeout": 15, "command_timeout": _CALL_SECONDS}
-    if "sslmode" not in parse_qs(parts.query):
-        options["ssl"] = False if parts.hostname in ("127.0.0.1", "::1", "localhost") else "require"
+    mode = parse_qs(parts.query).get("sslmode", [None])[-1]
+    loopback = is_loopback(parts.hostname)
+    if mode is None:
+        options["ssl"] = False if loopback else "require"
+    elif mode in ("disable", "allow", "prefer") and not loopback:
+        raise Misconfigured(
+            "database_plaintext",
+            f"The URL of the database at {parts.hostname} says sslmode={mode}, and no password is sent in plaintext. "
+            "Write sslmode=require, or set DATABASE_CA_FILE.",
+        )
     if shared:
         # A statement that was prepared on one backend is unknown to the next transaction's.
         options["statement_cache_size"] = 0
     return options
+
+
+def is_loopback(host: str | None) -> bool:
+    """Say whether a host is this machine by its name alone; nothing is looked up."""
+    return host in ("127.0.0.1", "::1", "localhost")
 
 
 async def shares_backends(url: str, pooler: Pooler = "auto") -> bool:

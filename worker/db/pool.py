@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -90,6 +91,13 @@ class Database:
                     "database_refused",
                     f"The database at {host} refused the connection. Check DATABASE_URL: user, password and name.",
                     detail=str(exc),
+                ) from exc
+            except ssl.SSLError as exc:
+                raise Misconfigured(
+                    "database_tls",
+                    f"The database at {urlsplit(url).hostname} and this worker do not agree on TLS. Check "
+                    "DATABASE_CA_FILE and the host's name: sluice doctor --only network says which.",
+                    detail=f"{type(exc).__name__}: {exc}",
                 ) from exc
             except (OSError, TimeoutError) as exc:
                 raise Misconfigured(

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from worker.errors import Rejected
-from worker.model import EmbeddingModel
 from worker.pipeline.embed import minilm
 from worker.pipeline.embed.embedder import Batching, unbilled
 
@@ -30,7 +29,7 @@ class LocalEmbedder:
     whatever is embedded beside it. `threads` texts run at a time, over all callers (0: one a core).
     """
 
-    model = EmbeddingModel(provider="local", name=minilm.FOLDER, dimensions=384, max_tokens=256)
+    model = minilm.MODEL
     # Under a second of work on two cores, so that progress shows; larger gains nothing. Two at once leave no core
     # idle between them.
     batching = Batching(texts=64, tokens=64 * 256, at_once=2, linger=0)

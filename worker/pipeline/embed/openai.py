@@ -84,6 +84,24 @@ class OpenAIEmbedder:
             vectors[far] = vectors[far] / lengths[far, None]
         return vectors
 
+    async def models(self) -> list[str] | None:
+        """Return the models that the key may use, which costs nothing; None where the server lists none.
+
+        Raises what a request raises: Misconfigured for a refused key, Unavailable without an answer.
+        """
+        try:
+            async with asyncio.timeout(self._seconds):
+                content = await self._client.get("/models", cast_to=bytes)
+            return [str(item["id"]) for item in json.loads(content)["data"]]
+        except APIStatusError as exc:
+            if exc.status_code in (404, 405):
+                return None
+            raise _refused(exc, self.model) from exc
+        except (APIConnectionError, TimeoutError) as exc:
+            raise _unavailable(type(exc).__name__) from exc
+        except (OpenAIError, ValueError, KeyError, TypeError) as exc:
+            raise invalid_answer(self.model, type(exc).__name__) from exc
+
     async def aclose(self) -> None:
         await self._client.close()
 

@@ -15,6 +15,11 @@ REQUEST_SECONDS = 60.0
 SUBMIT_SECONDS = 300.0
 """A large file on a slow line; what is given up too early is paid for twice."""
 
+ADDRESSES = ("https://api.cloud.llamaindex.ai", "https://api.cloud.eu.llamaindex.ai")
+"""LlamaParse's regions; a key is good in one of them."""
+KEY_PATH = "/api/v1/projects"
+"""What costs nothing to ask and wants a good key."""
+
 _SUFFIXES = {
     filetype.PDF: ".pdf", filetype.DOCX: ".docx", filetype.PPTX: ".pptx", filetype.XLSX: ".xlsx",
     filetype.HTML: ".html", filetype.MARKDOWN: ".md", filetype.CSV: ".csv", filetype.TSV: ".tsv", filetype.TEXT: ".txt",
