@@ -16,8 +16,8 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="SLUICE_", extra="ignore", frozen=True)
 
-    # The authority of the database's certificate, in PEM. With it the server must prove its name (verify-full), whatever
-    # the URLs say. It stands before them, because they are read with it.
+    # The authority of the database's certificate, in PEM. With it the server must prove its name (verify-full),
+    # whatever the URLs say. It stands before them, because they are read with it.
     database_ca_file: FilePath | None = Field(
         default=None, validation_alias=AliasChoices("DATABASE_CA_FILE", "SLUICE_DATABASE_CA_FILE")
     )

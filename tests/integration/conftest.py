@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import asyncpg
 import pytest
 
+from local import deno
 from local.stack import Stack
+from tests.integration.installation import Installation
 from tests.people import Person, Project
 
 
@@ -33,3 +36,23 @@ async def bob(stack: Stack) -> AsyncIterator[Person]:
     person = await Person.sign_up(stack)
     yield person
     await person.close()
+
+
+@pytest.fixture(scope="session")
+async def well(temporary_directory: Path) -> AsyncIterator[Stack]:
+    """A stack for the doctor alone, which breaks it; durable, because it looks for that too."""
+    async with Stack(temporary_directory / "well") as running:
+        yield running
+
+
+@pytest.fixture
+async def installation(well: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Installation]:
+    """An installation in which the doctor finds nothing."""
+    admin, owner = await asyncpg.connect(well.admin_url), await asyncpg.connect(well.database_url)
+    environment = {
+        "DATABASE_URL": well.worker_database_url, "SUPABASE_URL": well.api_url, "SUPABASE_SECRET_KEY": well.secret_key,
+        "SLUICE_MODEL_DIR": str(deno.REPOSITORY / ".sluice" / "models"), "SLUICE_PARSE_MEMORY_BYTES": str(1 << 28),
+    }  # fmt: skip
+    yield Installation(well, admin, owner, tmp_path, environment, monkeypatch=monkeypatch)
+    admin.terminate()
+    owner.terminate()

@@ -1,1 +1,1 @@
-"""`sluice doctor`: every classic failure in one sentence, with its remedy. One file a layer; `run.py` runs the checks."""
+"""`sluice doctor`: every classic failure in one sentence, with its remedy. A file a layer; `run.py` runs them."""

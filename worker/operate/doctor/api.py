@@ -97,7 +97,7 @@ FUNCTION_MISSING = Problem(
 )
 FUNCTION_VERIFIES = Problem(
     "function_verifies_jwt",
-    "The platform checks JWTs before the edge function {name} (verify_jwt), which refuses the new keys and signing keys.",
+    "The platform checks JWTs before the edge function {name} (verify_jwt), which refuses the new kind of keys.",
     "Deploy it with supabase/config.toml, which switches that off; the function checks its callers itself.",
 )
 FUNCTION_FAILED = Problem(

@@ -12,7 +12,9 @@ _NAMES = "LAYER|CHECK"
 
 
 @click.command()
-@click.option("--only", "chosen", multiple=True, metavar=_NAMES, help="Look at this only, and at what it needs; again for more.")  # noqa: E501
+@click.option(
+    "--only", "chosen", multiple=True, metavar=_NAMES, help="Look at this only, and at what it needs; again for more."
+)
 @click.option("--list", "listing", is_flag=True, help="Show what can be looked at, and look at nothing.")
 @click.option("--paid", is_flag=True, help="Ask also what costs money: one token of the embedding service.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -37,7 +39,8 @@ def doctor(chosen: tuple[str, ...], listing: bool, paid: bool, as_json: bool) ->
     for name in chosen:
         if name not in names and name not in LAYERS:
             raise click.UsageError(
-                f"There is no layer or check {name}. Layers: {', '.join(LAYERS)}. `sluice doctor --list` shows the checks."
+                f"There is no layer or check {name}. Layers: {', '.join(LAYERS)}. "
+                "`sluice doctor --list` shows the checks."
             )
     wanted = [check for check in CHECKS if not chosen or check.name in chosen or check.layer in chosen]
     if listing:

@@ -99,9 +99,7 @@ async def login(examination: Examination) -> str:
     found = target(examination)
     options = connect_options(examination.database_url, shared=True) | {"timeout": 8, "command_timeout": 10}
     try:
-        examination.connection = await asyncpg.connect(
-            **options, server_settings={"application_name": "sluice doctor"}
-        )
+        examination.connection = await asyncpg.connect(**options, server_settings={"application_name": "sluice doctor"})
     except asyncpg.InvalidCatalogNameError as exc:
         raise NAME.found(database=found.database) from exc
     except asyncpg.InvalidAuthorizationSpecificationError as exc:

@@ -140,14 +140,15 @@ def read() -> tuple[Settings, dict[str, str]]:
     try:
         return Settings(), {}
     except ValidationError as exc:
-        wrong, instead = {}, {}
+        wrong: dict[str, str] = {}
+        instead: dict[str, Any] = {}
         for error in exc.errors(include_input=False, include_url=False):
             place = str(error["loc"][0])
             variable = place if place.isupper() else f"SLUICE_{place.upper()}"
             wrong[variable] = "is not set" if error["type"] == "missing" else error["msg"].removeprefix("Value error, ")
             field_ = _field(place)
             instead[place] = "" if field_ is None or field_.is_required() else field_.default
-        return Settings(**instead), wrong
+        return Settings.model_validate(instead), wrong
 
 
 def _field(place: str) -> Any:

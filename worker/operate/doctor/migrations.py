@@ -74,8 +74,10 @@ def _apply(verb: str, held: set[T], named: Iterable[T]) -> None:
 
 
 def _privileges(what: str) -> list[tuple[str, str]]:
-    found = []
+    found: list[tuple[str, str]] = []
     for match in _PRIVILEGE.finditer(what):
         columns = match["columns"]
-        found += [(match["name"], column.strip()) for column in columns.split(",")] if columns else [(match["name"], "")]
+        found += (
+            [(match["name"], column.strip()) for column in columns.split(",")] if columns else [(match["name"], "")]
+        )
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 from importlib import metadata
+from typing import TYPE_CHECKING
 
 import httpx
 
@@ -15,6 +16,9 @@ from worker.operate.doctor.examination import Examination
 from worker.pipeline.embed import minilm
 from worker.pipeline.embed.embedder import Batching
 from worker.pipeline.parse.remote import ADDRESSES, KEY_PATH
+
+if TYPE_CHECKING:
+    from worker.pipeline.embed.openai import OpenAIEmbedder
 
 _SECONDS = 10
 _NO_SIGNATURE = {"lc-signature": "sha256=" + "0" * 64, "content-type": "application/json"}
@@ -142,7 +146,7 @@ async def openai_paid(examination: Examination) -> str:
     return f"A vector came, with {examination.settings.embed_dimensions} dimensions."
 
 
-def _embedder(examination: Examination):  # type: ignore[no-untyped-def]
+def _embedder(examination: Examination) -> OpenAIEmbedder:
     settings = examination.settings
     if settings.embedder != "openai":
         raise NotUsed(f"SLUICE_EMBEDDER is {settings.embedder}.")
@@ -178,10 +182,10 @@ def _translated(examination: Examination, exc: IngestError) -> Exception:
 async def parser_package(examination: Examination) -> str:
     """Look for the packages of the parser that the settings name."""
     settings = examination.settings
-    if settings.parser == "local" or settings.parse_cheap_first:
-        # Looked up, not imported: only the sandboxed child may load them.
-        if missing := [name for name in ("pypdfium2_raw", "lxml") if importlib.util.find_spec(name) is None]:
-            raise NOT_INSTALLED.found(what="parser", which=", ".join(missing))
+    # Looked up, not imported: only the sandboxed child may load them.
+    missing = [name for name in ("pypdfium2_raw", "lxml") if importlib.util.find_spec(name) is None]
+    if missing and (settings.parser == "local" or settings.parse_cheap_first):
+        raise NOT_INSTALLED.found(what="parser", which=", ".join(missing))
     if settings.parser != "local":
         try:
             version = metadata.version(settings.parser)

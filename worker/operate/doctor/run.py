@@ -61,8 +61,8 @@ async def _one(examination: Examination, check: Check, tasks: dict[str, asyncio.
     try:
         async with asyncio.timeout(check.seconds):
             return ended("ok", None, await check.run(examination))
-    except Ill as found:
-        return ill(found.problem, found.message, found.remedy)
+    except Ill as exc:
+        found = exc
     except NotUsed as reason:
         return ended("skipped", "not_used", str(reason))
     except TimeoutError:

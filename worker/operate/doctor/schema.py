@@ -1,4 +1,4 @@
-"""What the migrations made, as it stands in the database: history, extension, bucket, trigger, policies, rights, queue."""
+"""What the migrations made, as it stands in the database: history, bucket, trigger, policies, rights, queue."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BEHIND = Problem(
 )
 AHEAD = Problem(
     "migrations_ahead",
-    "The database has migrations that this version does not know ({count}, the newest is {newest}): this code is older.",
+    "This code is older than the database, which has migrations that it does not know: {count}, the newest {newest}.",
     "Deploy the version that brought them; an older worker beside them works only for as long as a deploy takes.",
     warning=True,
 )
@@ -45,7 +45,7 @@ DIFFERING = Problem(
 UNREADABLE = Problem(
     "migrations_unreadable",
     "The login {login} may not use the schema ingest, so nothing can be said of the migrations.",
-    "Let DATABASE_URL log in as ingest_worker; if it does, grant usage on schema ingest to it and apply the migrations.",
+    "Let DATABASE_URL log in as ingest_worker; if it does, grant usage on schema ingest to it.",
 )
 NOT_PACKAGED = Problem(
     "migrations_not_packaged",
@@ -112,14 +112,14 @@ RIGHTS_MANY = Problem(
 )
 PARTITION_MISSING = Problem(
     "partition_missing",
-    "The timeline of jobs has no partition for {which}, so its events fall into the net, which is never pruned by month.",
+    "The timeline of jobs has no partition for {which}, so its events fall into the net.",
     "Run: select ingest.ensure_event_partitions(); and see why the workers' chores do not.",
     warning=True,
 )
 IGNORED_OBJECTS = Problem(
     "objects_ignored",
     "Objects in watched buckets that can never become documents: {count}; their first folder is no tenant's id.",
-    "See select name, reason from ingest.ignored_objects; let clients upload to <tenant id>/…, and move or delete these.",
+    "See select name, reason from ingest.ignored_objects; clients must upload to <tenant id>/…; move or delete these.",
     warning=True,
 )
 TRIGGER_FAILURES = Problem(
@@ -319,6 +319,8 @@ def _model(provider: str, name: str, dimensions: int) -> str:
 
 
 _LOGIN, _MIGRATED = ("database_login",), ("database_login", "migrations")
+_SEES = ("worker_role",)
+"""Under row-level security these would see empty tables."""
 
 CHECKS = (
     Check(
@@ -365,9 +367,9 @@ CHECKS = (
         "trigger_failures", "database", "Every change of an object reached its document", failures,
         (TRIGGER_FAILURES,), needs=_MIGRATED,
     ),
-    Check("queue", "database", "Jobs are taken", queue, (PAUSED, STUCK), needs=_MIGRATED),
+    Check("queue", "database", "Jobs are taken", queue, (PAUSED, STUCK), needs=_MIGRATED, unless=_SEES),
     Check(
         "embedding_model", "database", "Settings and search agree on the embedding model", embedding_model,
-        (NO_MODEL, OTHER_MODEL), needs=_MIGRATED,
+        (NO_MODEL, OTHER_MODEL), needs=_MIGRATED, unless=_SEES,
     ),
 )  # fmt: skip
