@@ -107,7 +107,7 @@ KEYS: dict[str, SetUp] = {
         setting(SUPABASE_SECRET_KEY=legacy_key(role="anon", ref=REF)), {"secret_key_kind": "secret_key_is_public"},
         "holds the publishable (or anon) key"),
     "a legacy key of another project": (
-        key_of_another_project, {"secret_key_kind": "secret_key_other_project"}, f"is a key of the project {OTHER_REF}"),
+        key_of_another_project, {"secret_key_kind": "secret_key_other_project"}, f"a key of the project {OTHER_REF}"),
     "a token of a user": (
         setting(SUPABASE_SECRET_KEY=legacy_key(role="authenticated")), {"secret_key_kind": "secret_key_unknown"},
         "is neither a secret key"),

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 
 from worker.db.connect import is_loopback
-from worker.operate.doctor.check import Check, NotUsed, Problem
+from worker.operate.doctor.check import Check, NotSet, Problem
 from worker.operate.doctor.examination import Examination
 from worker.operate.doctor.target import Target, project_of
 
@@ -111,7 +111,7 @@ async def url(examination: Examination) -> str:
     """Read SUPABASE_URL, and compare its project with the database's."""
     given = examination.api_url
     if not given:
-        raise NotUsed("SUPABASE_URL is not set.")
+        raise NotSet("SUPABASE_URL is not set.")
     try:
         parts = urlsplit(given)
     except ValueError as exc:
@@ -146,7 +146,7 @@ async def kind(examination: Examination) -> str:
     """Say what kind of key was given; nobody is asked."""
     key = examination.secret_key
     if not key:
-        raise NotUsed("SUPABASE_SECRET_KEY is not set.")
+        raise NotSet("SUPABASE_SECRET_KEY is not set.")
     if key.startswith("sb_publishable_"):
         raise KEY_PUBLIC.found()
     if key.startswith("sb_secret_"):

@@ -43,7 +43,11 @@ class Ill(Exception):
 
 
 class NotUsed(Exception):
-    """There is nothing to check here: the settings do not ask for it, or do not say what to look at."""
+    """There is nothing to check here: the settings do not ask for it."""
+
+
+class NotSet(NotUsed):
+    """The setting that says what to look at is missing, which another check tells; the run has failed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,8 @@ def doctor(chosen: tuple[str, ...], listing: bool, paid: bool, as_json: bool) ->
     `sluice doctor --only migrations` tells before a deploy whether the database has this version's
     migrations.
 
-    Exit codes: 0 all is well, warnings perhaps; 1 something failed; 2 wrong usage; 130 interrupted.
+    Exit codes: 0 all is well, warnings perhaps; 1 something failed, or a setting is missing; 2 wrong usage;
+    130 interrupted.
     """
     from worker.operate.doctor import report
     from worker.operate.doctor.check import LAYERS
@@ -60,4 +61,5 @@ def doctor(chosen: tuple[str, ...], listing: bool, paid: bool, as_json: bool) ->
         click.echo(json.dumps(report.as_object(told)))
     else:
         report.print_findings(told)
-    sys.exit(1 if any(found.status == "failed" for found in findings) else 0)
+    # What could not be looked at for want of a setting is not well: a deploy must not go on without DATABASE_URL.
+    sys.exit(1 if any(found.status == "failed" or found.code == "not_set" for found in findings) else 0)

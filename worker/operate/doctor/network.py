@@ -10,7 +10,7 @@ import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from worker.operate.doctor.check import Check, NotUsed, Problem
+from worker.operate.doctor.check import Check, NotSet, Problem
 from worker.operate.doctor.examination import Examination
 from worker.operate.doctor.target import Target, project_of
 
@@ -113,7 +113,7 @@ async def url(examination: Examination) -> str:
     """Read DATABASE_URL, and notice what can be told without asking anybody."""
     given = examination.database_url
     if not given:
-        raise NotUsed("DATABASE_URL is not set.")
+        raise NotSet("DATABASE_URL is not set.")
     if "[YOUR-PASSWORD]" in given or "[YOUR_PASSWORD]" in given:
         raise URL_PLACEHOLDER.found()
     try:

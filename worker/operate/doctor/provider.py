@@ -11,7 +11,7 @@ import httpx
 
 from worker.errors import IngestError, Misconfigured
 from worker.model import EmbeddingModel
-from worker.operate.doctor.check import Check, NotUsed, Problem
+from worker.operate.doctor.check import Check, NotSet, NotUsed, Problem
 from worker.operate.doctor.examination import Examination
 from worker.pipeline.embed import minilm
 from worker.pipeline.embed.embedder import Batching
@@ -152,7 +152,7 @@ def _embedder(examination: Examination) -> OpenAIEmbedder:
         raise NotUsed(f"SLUICE_EMBEDDER is {settings.embedder}.")
     key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else ""
     if not key and not settings.openai_base_url:
-        raise NotUsed("OPENAI_API_KEY is not set.")
+        raise NotSet("OPENAI_API_KEY is not set.")
     # Imported here: the SDK takes most of a second.
     from worker.pipeline.embed.openai import BASE_URL, OpenAIEmbedder
 
@@ -203,7 +203,7 @@ async def llamaparse(examination: Examination) -> str:
     if settings.parser == "local":
         raise NotUsed("SLUICE_PARSER is local.")
     if settings.llama_cloud_api_key is None:
-        raise NotUsed("LLAMA_CLOUD_API_KEY is not set.")
+        raise NotSet("LLAMA_CLOUD_API_KEY is not set.")
     url = (settings.llama_cloud_base_url or ADDRESSES[0]).rstrip("/")
     status = await _llama_status(examination, url)
     if status in (401, 403):

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from worker.operate.doctor import api, database, machine, network, provider, schema, settings
-from worker.operate.doctor.check import BROKEN, TIMED_OUT, Check, Finding, Ill, NotUsed, Problem
+from worker.operate.doctor.check import BROKEN, TIMED_OUT, Check, Finding, Ill, NotSet, NotUsed, Problem
 from worker.operate.doctor.examination import Examination
 
 CHECKS: tuple[Check, ...] = (
@@ -64,7 +64,7 @@ async def _one(examination: Examination, check: Check, tasks: dict[str, asyncio.
     except Ill as exc:
         found = exc
     except NotUsed as reason:
-        return ended("skipped", "not_used", str(reason))
+        return ended("skipped", "not_set" if isinstance(reason, NotSet) else "not_used", str(reason))
     except TimeoutError:
         found = TIMED_OUT.found(name=check.name, seconds=check.seconds)
     except Exception as exc:  # noqa: BLE001 - a doctor that crashes helps nobody; the finding names the class
