@@ -68,11 +68,18 @@ async def database_line(
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writers.append(writer)
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+        # AttributeError: what asyncio makes of a client that hangs up during the handshake.
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError, AttributeError):
             if tls is not None:
                 assert await reader.readexactly(8) == _SSL_REQUEST
                 writer.write(b"S")
-                await writer.start_tls(tls)
+                plain = writer.transport
+                try:
+                    await writer.start_tls(tls)
+                finally:
+                    # Or the writer could not even be collected.
+                    if writer.transport is None:
+                        writer._transport = plain  # type: ignore[attr-defined]
             far_reader, far_writer = await asyncio.open_connection(before.hostname, before.port)
             writers.append(far_writer)
             up = asyncio.create_task(_pump(reader, far_writer, lambda block: block))

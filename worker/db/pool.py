@@ -85,19 +85,19 @@ class Database:
                     max_inactive_connection_lifetime=300,
                     server_settings={"application_name": "sluice worker"},
                 )
+            except ssl.SSLError as exc:  # before the others: a refused certificate is a ValueError too
+                raise Misconfigured(
+                    "database_tls",
+                    f"The database at {urlsplit(url).hostname} and this worker do not agree on TLS. Check "
+                    "DATABASE_CA_FILE and the host's name: sluice doctor --only network says which.",
+                    detail=f"{type(exc).__name__}: {exc}",
+                ) from exc
             except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError, ValueError) as exc:
                 host = urlsplit(url).hostname
                 raise Misconfigured(
                     "database_refused",
                     f"The database at {host} refused the connection. Check DATABASE_URL: user, password and name.",
                     detail=str(exc),
-                ) from exc
-            except ssl.SSLError as exc:
-                raise Misconfigured(
-                    "database_tls",
-                    f"The database at {urlsplit(url).hostname} and this worker do not agree on TLS. Check "
-                    "DATABASE_CA_FILE and the host's name: sluice doctor --only network says which.",
-                    detail=f"{type(exc).__name__}: {exc}",
                 ) from exc
             except (OSError, TimeoutError) as exc:
                 raise Misconfigured(

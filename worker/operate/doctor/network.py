@@ -179,8 +179,13 @@ async def tls(examination: Examination) -> str:
         async with _connected(found) as (reader, writer):
             writer.write(_SSL_REQUEST)
             await reader.readexactly(1)
-            await writer.start_tls(context, server_hostname=found.host)
-            version = writer.get_extra_info("ssl_object").version()
+            # Not the writer's own start_tls, which leaves it broken when the server hangs up during the handshake.
+            loop, plain = asyncio.get_running_loop(), writer.transport
+            encrypted = await loop.start_tls(plain, plain.get_protocol(), context, server_hostname=found.host)
+            if encrypted is None:
+                raise ConnectionResetError
+            version = encrypted.get_extra_info("ssl_object").version()
+            encrypted.abort()
     except ssl.SSLCertVerificationError as exc:
         if exc.verify_code == _EXPIRED:
             raise CERTIFICATE_EXPIRED.found(host=found.host) from exc

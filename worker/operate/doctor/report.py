@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -73,4 +74,4 @@ def _row(problem: Any, check: str) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("{", "`{").replace("}", "}`").replace("<", "&lt;")
+    return re.sub(r"\{(\w+)[^}]*\}", r"`{\1}`", text.replace("|", "\\|").replace("<", "&lt;"))
