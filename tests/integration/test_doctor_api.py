@@ -94,7 +94,7 @@ URLS: dict[str, SetUp] = {
         "it has a path"),
     "the secret key in plaintext": (
         setting(SUPABASE_URL=f"http://{REF}.supabase.co"), {"api_url": "api_url_invalid"}, "in plaintext"),
-    "an address at which nobody is": (nobody_there, {"api": "api_unreachable"}, "cannot be reached (ConnectError)"),
+    "an address at which nobody is": (nobody_there, {"api": "api_unreachable"}, "cannot be reached (ConnectError"),
     "a web site instead of a project": (
         answering("/auth/v1/health", 200, "<html>Welcome</html>"), {"api": "api_not_supabase"},
         "is not a Supabase project"),

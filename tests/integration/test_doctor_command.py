@@ -115,7 +115,7 @@ async def test_the_list_names_every_check_and_looks_at_nothing() -> None:
     assert (code, [line.split()[1] for line in out.splitlines()]) == (0, [check.name for check in CHECKS])
 
     code, out, _ = await doctor(None, "--list", "--json", "--only", "machine")
-    assert [each["name"] for each in json.loads(out)] == ["sandbox", "temp_dir", "memory", "open_files"]
+    assert [each["name"] for each in json.loads(out)["checks"]] == ["sandbox", "temp_dir", "memory", "open_files"]
 
 
 async def test_a_check_that_there_is_not_is_wrong_usage() -> None:

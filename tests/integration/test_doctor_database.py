@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import tempfile
 import time
@@ -15,6 +16,7 @@ import pytest
 from tests.integration.installation import Breaking, Installation, SetUp, found_as, ids
 from tests.pgbouncer import MISSING, PROGRAM, pgbouncer
 from tests.tls_line import database_line
+from worker.operate.doctor import migrations
 
 
 def sql(breaking: str, mending: str, *, owner: bool = False) -> Breaking:
@@ -38,6 +40,51 @@ async def other_password(installation: Installation) -> AsyncIterator[None]:
     password = installation.stack.secrets.passwords["ingest_worker"]
     installation.environment["DATABASE_URL"] = installation.url.replace(password, "wrong-password")
     yield
+
+
+def refusing(sqlstate: str, message: str) -> Breaking:
+    """Put a server in the database's place that refuses every login in these words."""
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                size = int.from_bytes(await reader.readexactly(4))
+                if await reader.readexactly(size - 4) == b"\x04\xd2\x16\x2f":
+                    writer.write(b"N")  # no TLS
+                    continue
+                fields = b"SFATAL\0VFATAL\0C" + sqlstate.encode() + b"\0M" + message.encode() + b"\0\0"
+                writer.write(b"E" + (len(fields) + 4).to_bytes(4) + fields)
+                break
+        writer.close()
+
+    @contextlib.asynccontextmanager
+    async def broken(installation: Installation) -> AsyncIterator[None]:
+        server = await asyncio.start_server(accept, "127.0.0.1", 0)
+        installation.environment["DATABASE_URL"] = installation.at(port=server.sockets[0].getsockname()[1])
+        try:
+            yield
+        finally:
+            server.close()
+
+    return broken
+
+
+@contextlib.asynccontextmanager
+async def listener_refused(installation: Installation) -> AsyncIterator[None]:
+    installation.environment["LISTEN_DATABASE_URL"] = installation.at(user="somebody")
+    yield
+
+
+@contextlib.asynccontextmanager
+async def without_list(installation: Installation) -> AsyncIterator[None]:
+    installation.monkeypatch.setattr(migrations, "_PLACES", (installation.directory,))
+    migrations.files.cache_clear()
+    try:
+        yield
+    finally:
+        installation.monkeypatch.undo()
+        migrations.files.cache_clear()
+        migrations.rights.cache_clear()
 
 
 @contextlib.asynccontextmanager
@@ -97,11 +144,21 @@ LOGIN: dict[str, SetUp] = {
         other_password, {"database_login": "database_password_refused"}, "alter role ingest_worker password"),
     "a database of another name": (
         url(path="/production"), {"database_login": "database_name_unknown"}, "There is no database production"),
+    "a project that the pooler does not know": (
+        refusing("XX000", "Tenant or user not found"), {"database_login": "pooler_tenant_unknown"}, "as <role>."),
+    "a login that has used up its connections": (
+        sql("alter role ingest_worker connection limit 0", "alter role ingest_worker connection limit -1"),
+        {"database_login": "database_full"}, "takes no more connections"),
+    "a database that is starting": (
+        refusing("57P03", "the database system is starting up"), {"database_login": "database_login_failed"},
+        "SQLSTATE 57P03"),
     "a server that is too old": (old_server, {"server": "server_too_old"}, "Postgres 13, and Sluice needs 15"),
     "a transaction pooler's port for LISTEN": (
         transaction_port, {"listen": "listen_transaction_pooler"}, "Set LISTEN_DATABASE_URL"),
     "another database for LISTEN": (
         other_database_to_listen, {"listen": "listen_deaf"}, "nothing arrives"),
+    "a login to listen that is refused": (
+        listener_refused, {"listen": "listen_refused"}, "LISTEN_DATABASE_URL, on which the worker listens"),
     "a clock that is ahead": (clock_ahead, {"clock": "clock_skew"}, "90 s ahead of the database's"),
     "few connections left": (
         sql("alter role ingest_worker connection limit 3", "alter role ingest_worker connection limit -1"),
@@ -123,6 +180,8 @@ SCHEMA: dict[str, SetUp] = {
             f" delete from supabase_migrations.schema_migrations where version = {LAST}",
             "insert into supabase_migrations.schema_migrations select * from public.kept; drop table public.kept"),
         {"migrations": "migrations_behind"}, "1 is missing"),
+    "a package without its migrations": (
+        without_list, {"migrations": "migrations_not_packaged"}, "nothing can be compared"),
     "a migration that this version does not know": (
         sql("insert into supabase_migrations.schema_migrations (version) values ('20990101000000')",
             "delete from supabase_migrations.schema_migrations where version = '20990101000000'"),

@@ -96,6 +96,23 @@ def tls(
 
 
 @contextlib.asynccontextmanager
+async def hanging_up(installation: Installation) -> AsyncIterator[None]:
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            await reader.readexactly(8)
+            writer.write(b"S")
+            await reader.readexactly(1)  # the handshake begins
+        writer.transport.abort()
+
+    server = await asyncio.start_server(accept, "127.0.0.2", 0)
+    installation.environment["DATABASE_URL"] = installation.at("127.0.0.2", port=server.sockets[0].getsockname()[1])
+    try:
+        yield
+    finally:
+        server.close()
+
+
+@contextlib.asynccontextmanager
 async def without_tls(installation: Installation) -> AsyncIterator[None]:
     # Not one of the names of loopback, so that it counts as another machine.
     async with database_line(installation.url, host="127.0.0.2") as line:
@@ -141,6 +158,7 @@ NETWORK: dict[str, SetUp] = {
         url(lambda it: it.at("127.0.0.2", query="sslmode=disable")), {"database_url": "tls_disabled"}, "plaintext"),
     "a database of another machine without TLS": (
         without_tls, {"database_tls": "tls_not_offered"}, "does not offer TLS"),
+    "a server that hangs up in the handshake": (hanging_up, {"database_tls": "tls_failed"}, "handshake with 127.0.0.2"),
     "TLS without an authority": (
         tls("127.0.0.2", host="127.0.0.2", verify=False), {"database_tls": "tls_unverified"}, "DATABASE_CA_FILE"),
     "verify-full without a file": (

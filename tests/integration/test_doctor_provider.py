@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -124,6 +125,17 @@ async def temp_dir_below_a_file(installation: Installation) -> AsyncIterator[Non
     yield
 
 
+def lacking(package: str) -> Breaking:
+    """Let a package be as if it were not installed."""
+
+    @contextlib.asynccontextmanager
+    async def broken(installation: Installation) -> AsyncIterator[None]:
+        installation.monkeypatch.setitem(sys.modules, package, None)
+        yield
+
+    return broken
+
+
 KNOWN = Reply(200, {"object": "list", "data": [{"id": MODEL}, {"id": "gpt-5"}]})
 SHORT = Reply(200, {"data": [{"index": 0, "embedding": [0.6, 0.8]}], "usage": {"prompt_tokens": 1}})
 EMBEDDING: dict[str, SetUp] = {
@@ -132,6 +144,8 @@ EMBEDDING: dict[str, SetUp] = {
         "python -m worker.pipeline.embed.minilm build --to /nowhere"),
     "a local model of which a byte was changed": (
         changed_model, {"local_model": "embedding_model_changed"}, "their hashes differ"),
+    "an embedding model without its runtime": (
+        lacking("onnxruntime"), {"local_model": "local_not_installed"}, "not installed: onnxruntime"),
     "OpenAI without a key": (
         setting(SLUICE_EMBEDDER="openai"),
         {"settings_agree": "embedding_key_missing", "embedding_model": "embedding_model_differs"}, "OPENAI_API_KEY"),
@@ -160,8 +174,10 @@ PARSING: dict[str, SetUp] = {
     "LlamaParse that fails": (
         llamaparse(502, 502), {"llamaparse": "llamaparse_unreachable", "parser_package": "parser_not_installed"},
         "HTTP 502"),
+    "a local parser without its libraries": (
+        lacking("pypdfium2_raw"), {"parser_package": "local_not_installed"}, "not installed: pypdfium2_raw"),
     "a webhook's address that nobody reaches": (
-        webhook(there=False), {"webhook": "webhook_unreachable"}, "cannot be reached (ConnectError)"),
+        webhook(there=False), {"webhook": "webhook_unreachable"}, "cannot be reached (ConnectError"),
     "a webhook's address that is another's": (
         webhook(at="/functions/v1/parse-hook"), {"webhook": "webhook_not_ours"}, "HTTP 404"),
     "a webhook behind verify_jwt": (webhook_behind_verify_jwt, {"webhook": "webhook_not_ours"}, "HTTP 401"),

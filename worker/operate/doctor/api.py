@@ -12,7 +12,7 @@ import httpx
 
 from worker.db.connect import is_loopback
 from worker.operate.doctor.check import Check, NotSet, Problem
-from worker.operate.doctor.examination import Examination
+from worker.operate.doctor.examination import Examination, reason
 from worker.operate.doctor.target import Target, project_of
 
 URL_INVALID = Problem(
@@ -256,7 +256,7 @@ async def _ask(examination: Examination, method: str, path: str, *, key: bool = 
     try:
         return await examination.http.request(method, examination.api_url + path, headers=headers, **more)
     except httpx.HTTPError as exc:
-        raise UNREACHABLE.found(url=examination.api_url, why=type(exc).__name__) from exc
+        raise UNREACHABLE.found(url=examination.api_url, why=reason(exc)) from exc
 
 
 def _is_json(answer: httpx.Response) -> bool:

@@ -46,7 +46,7 @@ def doctor(chosen: tuple[str, ...], listing: bool, paid: bool, as_json: bool) ->
     wanted = [check for check in CHECKS if not chosen or check.name in chosen or check.layer in chosen]
     if listing:
         if as_json:
-            click.echo(json.dumps([{"name": c.name, "layer": c.layer, "about": c.about} for c in wanted]))
+            click.echo(json.dumps({"checks": [{"name": c.name, "layer": c.layer, "about": c.about} for c in wanted]}))
         else:
             report.print_checks(wanted)
         return

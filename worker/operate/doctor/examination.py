@@ -135,6 +135,11 @@ class Examination:
         return sorted((secret for secret in secrets if len(secret) > 3), key=len, reverse=True)
 
 
+def reason(exc: Exception) -> str:
+    """Return why a connection failed, in the system's words."""
+    return f"{type(exc).__name__}: {exc}".rstrip(": ")[:150]
+
+
 def read() -> tuple[Settings, dict[str, str]]:
     """Return the settings and what is wrong with them, by variable; what is wrong has its default then, or is empty."""
     try:

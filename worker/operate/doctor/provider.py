@@ -12,7 +12,7 @@ import httpx
 from worker.errors import IngestError, Misconfigured
 from worker.model import EmbeddingModel
 from worker.operate.doctor.check import Check, NotSet, NotUsed, Problem
-from worker.operate.doctor.examination import Examination
+from worker.operate.doctor.examination import Examination, reason
 from worker.pipeline.embed import minilm
 from worker.pipeline.embed.embedder import Batching
 from worker.pipeline.parse.remote import ADDRESSES, KEY_PATH
@@ -226,7 +226,7 @@ async def _llama_status(examination: Examination, url: str, *, quietly: bool = F
     except httpx.HTTPError as exc:
         if quietly:
             return 0
-        raise LLAMA_UNREACHABLE.found(url=_without_login(url), why=type(exc).__name__) from exc
+        raise LLAMA_UNREACHABLE.found(url=_without_login(url), why=reason(exc)) from exc
     return answer.status_code
 
 
@@ -249,7 +249,7 @@ async def _post(examination: Examination, headers: dict[str, str]) -> tuple[int,
     try:
         answer = await examination.http.post(url, content=b"{}", headers=headers)
     except httpx.HTTPError as exc:
-        raise WEBHOOK_UNREACHABLE.found(why=type(exc).__name__) from exc
+        raise WEBHOOK_UNREACHABLE.found(why=reason(exc)) from exc
     try:
         return answer.status_code, str(answer.json().get("code"))
     except (ValueError, AttributeError):
