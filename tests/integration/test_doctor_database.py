@@ -11,11 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
+import asyncpg
 import pytest
 
 from tests.integration.installation import Breaking, Installation, SetUp, found_as, ids
 from tests.pgbouncer import MISSING, PROGRAM, pgbouncer
 from tests.tls_line import database_line
+from worker.db import queries
 from worker.operate.doctor import migrations
 
 
@@ -283,6 +285,19 @@ SCHEMA: dict[str, SetUp] = {
 @pytest.mark.parametrize("set_up", ids(LOGIN | SCHEMA))
 async def test_the_doctor_finds_what_is_broken_and_nothing_else(installation: Installation, set_up: SetUp) -> None:
     await found_as(installation, set_up)
+
+
+async def test_connections_of_others_are_counted_too(installation: Installation) -> None:
+    # The worker's login sees that they are there, and little else of them.
+    room = queries.load()["connection_room"]
+    worker = await asyncpg.connect(installation.url)
+    before = await worker.fetchval(room)
+    others = [await asyncpg.connect(installation.stack.admin_url) for _ in range(3)]
+    during = await worker.fetchval(room)
+    for connection in [worker, *others]:
+        await connection.close()
+
+    assert before - during == 3
 
 
 @pytest.mark.skipif(PROGRAM is None, reason=MISSING)

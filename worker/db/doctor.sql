@@ -5,11 +5,12 @@
 select pg_is_in_recovery() as standby, clock_timestamp() as now, current_setting('fsync') as fsync,
        current_setting('full_page_writes') as full_page_writes, current_setting('synchronous_commit') as synchronous_commit;
 
+-- What others do is hidden from this login, the kind of their backends too; whose they are is not.
 -- name: connection_room
 select least(
     current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
       - coalesce(current_setting('reserved_connections', true)::int, 0)
-      - (select count(*) from pg_stat_activity where backend_type = 'client backend'),
+      - (select count(*) from pg_stat_activity where datid is not null and usesysid is not null),
     case when r.rolconnlimit >= 0
          then r.rolconnlimit - (select count(*) from pg_stat_activity a where a.usesysid = r.oid) end,
     case when d.datconnlimit >= 0

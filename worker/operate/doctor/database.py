@@ -11,8 +11,9 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from worker.db.connect import connect_options
+from worker.errors import Misconfigured
 from worker.operate.doctor.check import Check, Problem
-from worker.operate.doctor.examination import Examination
+from worker.operate.doctor.examination import Examination, reason
 from worker.operate.doctor.network import target
 
 _OLDEST = 15
@@ -72,7 +73,7 @@ DEAF = Problem(
 LISTEN_REFUSED = Problem(
     "listen_refused",
     "The connection of {name}, on which the worker listens, was refused ({error}).",
-    "Correct {name}: same database, same user as DATABASE_URL, session pooler or direct.",
+    "Correct {name}: same database and user as DATABASE_URL, by the session pooler, or direct where IPv6 works.",
     warning=True,
 )
 SKEWED = Problem(
@@ -131,12 +132,14 @@ async def listen(examination: Examination) -> str:
     settings = examination.settings
     own = settings.listen_database_url
     name, url = ("LISTEN_DATABASE_URL", own) if own is not None else ("DATABASE_URL", settings.database_url)
-    if urlsplit(url.get_secret_value()).port == _TRANSACTION_POOLER_PORT:
-        raise TRANSACTION_POOLER.found(name=name)
     try:
+        if urlsplit(url.get_secret_value()).port == _TRANSACTION_POOLER_PORT:
+            raise TRANSACTION_POOLER.found(name=name)
         connection = await asyncpg.connect(**connect_options(url.get_secret_value(), shared=True) | {"timeout": 4})
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as exc:
-        raise LISTEN_REFUSED.found(name=name, error=type(exc).__name__) from exc
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError, Misconfigured) as exc:
+        # The system's words alone: the others' may quote the URL.
+        error = reason(exc) if isinstance(exc, OSError) else type(exc).__name__
+        raise LISTEN_REFUSED.found(name=name, error=error) from exc
     # A channel of our own: workers that listen on theirs are not woken.
     channel, heard = f"sluice_doctor_{secrets.token_hex(8)}", asyncio.Event()
     try:
