@@ -59,19 +59,22 @@ async def test_nothing_is_found_on_a_healthy_stack_in_less_than_five_seconds(ins
 
 
 async def test_it_only_reads(installation: Installation) -> None:
+    # As a project is whose disk is full: all that wants to write fails, and the rest is looked at all the same.
     read_only = "alter role ingest_worker set default_transaction_read_only = on"
     async with installation.sql(read_only, "alter role ingest_worker reset default_transaction_read_only"):
         findings = await look(installation)
 
-    assert {each.name: each.code for each in findings if each.status in ("warning", "failed")} == ALWAYS
+    ill = {each.name: each.code for each in findings if each.status in ("warning", "failed")}
+    assert ill == {"server": "server_read_only"} | ALWAYS
 
 
 async def test_a_deploy_asks_for_the_migrations_alone(installation: Installation) -> None:
-    began = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     well = await doctor(installation, "--only", "migrations", "--json")
-    took = time.monotonic() - began
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert (well[0], [check["name"] for check in json.loads(well[1])["checks"]]) == (0, ["migrations"])
-    assert took < 2
+    # Of the processor, because other tests run beside this one.
+    assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 2
 
     last = "(select max(version) from supabase_migrations.schema_migrations)"
     async with installation.sql(

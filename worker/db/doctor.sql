@@ -2,7 +2,7 @@
 -- for schemas that the login may not use; so these work also on a database without our migrations.
 
 -- name: describe_server
-select pg_is_in_recovery() as standby, clock_timestamp() as now, current_setting('fsync') as fsync,
+select current_setting('transaction_read_only') = 'on' as read_only, clock_timestamp() as now, current_setting('fsync') as fsync,
        current_setting('full_page_writes') as full_page_writes, current_setting('synchronous_commit') as synchronous_commit;
 
 -- What others do is hidden from this login, the kind of their backends too; whose they are is not.

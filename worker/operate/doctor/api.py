@@ -5,15 +5,16 @@ from __future__ import annotations
 import base64
 import json
 import secrets
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
-
-import httpx
 
 from worker.db.connect import is_loopback
 from worker.operate.doctor.check import Check, NotSet, Problem
-from worker.operate.doctor.examination import Examination, reason
+from worker.operate.doctor.examination import Examination, Unanswered
 from worker.operate.doctor.target import Target, project_of
+
+if TYPE_CHECKING:
+    import httpx
 
 URL_INVALID = Problem(
     "api_url_invalid",
@@ -254,9 +255,9 @@ async def _ask(examination: Examination, method: str, path: str, *, key: bool = 
     if key:
         headers |= {"apikey": examination.secret_key, "authorization": f"Bearer {examination.secret_key}"}
     try:
-        return await examination.http.request(method, examination.api_url + path, headers=headers, **more)
-    except httpx.HTTPError as exc:
-        raise UNREACHABLE.found(url=examination.api_url, why=reason(exc)) from exc
+        return await examination.request(method, examination.api_url + path, headers=headers, **more)
+    except Unanswered as exc:
+        raise UNREACHABLE.found(url=examination.api_url, why=exc) from exc
 
 
 def _is_json(answer: httpx.Response) -> bool:

@@ -51,10 +51,10 @@ TOO_OLD = Problem(
     "The database is Postgres {found}, and Sluice needs {needed} or newer.",
     "Upgrade the project (Infrastructure settings).",
 )
-STANDBY = Problem(
+READ_ONLY = Problem(
     "server_read_only",
-    "The database is a read replica, on which no job can be taken.",
-    "Let DATABASE_URL name the primary.",
+    "The database takes no writes: it is a read replica, or was made read-only because its disk is full.",
+    "Let DATABASE_URL name the primary; a full disk is made larger in the dashboard (Database settings).",
 )
 TRANSACTION_POOLER = Problem(
     "listen_transaction_pooler",
@@ -122,8 +122,8 @@ async def server(examination: Examination) -> str:
     version = examination.connection.get_server_version()
     if version.major < _OLDEST:
         raise TOO_OLD.found(found=version.major, needed=_OLDEST)
-    if (await examination.ask_one("describe_server"))["standby"]:
-        raise STANDBY.found()
+    if (await examination.ask_one("describe_server"))["read_only"]:
+        raise READ_ONLY.found()
     return f"Postgres {version.major}.{version.micro}."
 
 
@@ -191,7 +191,7 @@ CHECKS = (
         (PASSWORD, TENANT, NAME, FULL, LOGIN_FAILED), needs=("database_port",), unless=("database_tls",), seconds=10,
     ),
     Check(
-        "server", "database", "The server is new enough and takes writes", server, (TOO_OLD, STANDBY),
+        "server", "database", "The server is new enough and takes writes", server, (TOO_OLD, READ_ONLY),
         needs=("database_login",),
     ),
     Check(

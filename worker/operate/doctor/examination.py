@@ -45,6 +45,10 @@ def http_client() -> httpx.AsyncClient:
     return httpx.AsyncClient(timeout=httpx.Timeout(5, connect=3), follow_redirects=False)
 
 
+class Unanswered(Exception):
+    """An HTTP request had no answer; says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class World:
     """What lies outside the process, as far as a test cannot make it: names, IPv6, the clock, far hosts."""
@@ -77,12 +81,16 @@ class Examination:
         settings, wrong = read()
         return cls(os.environ, settings, wrong, world or World(), paid)
 
-    @property
-    def http(self) -> httpx.AsyncClient:
-        """The client for all HTTP checks."""
+    async def request(self, method: str, url: str, **more: Any) -> httpx.Response:
+        """Send a request; raises Unanswered when no answer comes, whatever it is."""
+        import httpx  # here: a deploy that asks for the migrations alone would wait for it
+
         if self._http is None:
             self._http = self.world.http()
-        return self._http
+        try:
+            return await self._http.request(method, url, **more)
+        except httpx.HTTPError as exc:
+            raise Unanswered(reason(exc)) from exc
 
     @property
     def database_url(self) -> str:

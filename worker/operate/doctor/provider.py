@@ -7,12 +7,10 @@ import importlib.util
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-import httpx
-
 from worker.errors import IngestError, Misconfigured
 from worker.model import EmbeddingModel
 from worker.operate.doctor.check import Check, NotSet, NotUsed, Problem
-from worker.operate.doctor.examination import Examination, reason
+from worker.operate.doctor.examination import Examination, Unanswered
 from worker.pipeline.embed import minilm
 from worker.pipeline.embed.embedder import Batching
 from worker.pipeline.parse.remote import ADDRESSES, KEY_PATH
@@ -220,13 +218,13 @@ async def _llama_status(examination: Examination, url: str, *, quietly: bool = F
     key = examination.settings.llama_cloud_api_key
     assert key is not None
     try:
-        answer = await examination.http.get(
-            url + KEY_PATH, headers={"authorization": f"Bearer {key.get_secret_value()}"}
+        answer = await examination.request(
+            "GET", url + KEY_PATH, headers={"authorization": f"Bearer {key.get_secret_value()}"}
         )
-    except httpx.HTTPError as exc:
+    except Unanswered as exc:
         if quietly:
             return 0
-        raise LLAMA_UNREACHABLE.found(url=_without_login(url), why=reason(exc)) from exc
+        raise LLAMA_UNREACHABLE.found(url=_without_login(url), why=exc) from exc
     return answer.status_code
 
 
@@ -247,9 +245,9 @@ async def _post(examination: Examination, headers: dict[str, str]) -> tuple[int,
     url = examination.settings.webhook_url
     assert url is not None
     try:
-        answer = await examination.http.post(url, content=b"{}", headers=headers)
-    except httpx.HTTPError as exc:
-        raise WEBHOOK_UNREACHABLE.found(why=reason(exc)) from exc
+        answer = await examination.request("POST", url, content=b"{}", headers=headers)
+    except Unanswered as exc:
+        raise WEBHOOK_UNREACHABLE.found(why=exc) from exc
     try:
         return answer.status_code, str(answer.json().get("code"))
     except (ValueError, AttributeError):
