@@ -22,6 +22,7 @@ from worker.model import EmbeddingModel, ModelId, Parsed
 from worker.operate.cli import read_settings, sluice
 from worker.operate.embeddings_server import embeddings_server
 from worker.operate.erase import erase
+from worker.operate.migrations import migrations
 from worker.operate.models import models
 from worker.operate.quota import quota
 from worker.operate.reconcile import backfill, reconcile
@@ -62,6 +63,7 @@ sluice.add_command(usage)
 sluice.add_command(budget)
 sluice.add_command(quota)
 sluice.add_command(models)
+sluice.add_command(migrations)
 sluice.add_command(erase)
 sluice.add_command(embeddings_server)
 

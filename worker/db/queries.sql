@@ -225,6 +225,9 @@ select pg_notify($1::text, $2::text);
 -- name: backend_pid
 select pg_backend_pid();
 
+-- name: list_applied_migrations
+select ingest.list_applied_migrations();
+
 -- Operators' own: the worker may not.
 
 -- name: list_models
