@@ -27,6 +27,8 @@ TEMPLATE = "template_sluice"
 _numbers = count(1)
 
 network.install()
+# Of onnxruntime, which tests also load without the worker's embedder.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 
 @pytest.fixture(autouse=True)

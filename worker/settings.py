@@ -14,7 +14,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class Settings(BaseSettings):
     """What a worker needs to know; a missing endpoint or key is an error, never a default."""
 
-    model_config = SettingsConfigDict(env_prefix="SLUICE_", extra="ignore", frozen=True)
+    # A form that was left empty, as Render's and Compose's give it, means that nothing was set.
+    model_config = SettingsConfigDict(env_prefix="SLUICE_", env_ignore_empty=True, extra="ignore", frozen=True)
 
     # The authority of the database's certificate, in PEM. With it the server must prove its name (verify-full),
     # whatever the URLs say. It stands before them, because they are read with it.

@@ -6,6 +6,8 @@ import asyncio
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from math import sqrt
 from pathlib import Path
@@ -17,6 +19,7 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from local.deno import REPOSITORY
 from worker.errors import Misconfigured, Rejected, Transient
 from worker.model import EmbeddingModel
 from worker.pipeline.embed import minilm, minilm_graph
@@ -285,3 +288,13 @@ def test_unusable_vectors_may_be_better_next_time(vectors: NDArray[np.float32], 
     with pytest.raises(Transient) as caught:
         check_vectors(vectors, count=count, model=MODEL)
     assert caught.value.code == "embedding_invalid"
+
+
+def test_the_library_below_the_model_leaves_no_mark_and_sends_no_word_of_itself(tmp_path: Path) -> None:
+    environment = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "PYTHONPATH": str(REPOSITORY)}
+    loads = "import worker.pipeline.embed.local, onnxruntime"
+
+    subprocess.run([sys.executable, "-P", "-c", loads], env=environment, check=True, timeout=60)
+
+    # Sending begins with an identifier and a queue on the disk: without our word to it, ~/.cache and ~/.ses.
+    assert list(tmp_path.iterdir()) == []

@@ -9,6 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+# Before the import, which else writes an identifier of this machine into the home directory and sends word of itself:
+# the call that turns its telemetry off comes too late for that.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
@@ -40,7 +44,6 @@ class LocalEmbedder:
         self._tokenizer: Tokenizer = Tokenizer.from_str(files.tokenizer)
         # "[SEP]" in a document is text of that document, not an order to the model.
         self._tokenizer.encode_special_tokens = True
-        onnxruntime.disable_telemetry_events()
         options = onnxruntime.SessionOptions()
         # One thread a run: two runs at once are faster than two threads in one, and sums have one order.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
