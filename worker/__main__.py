@@ -22,7 +22,9 @@ from worker.model import EmbeddingModel, ModelId, Parsed
 from worker.operate.cli import read_settings, sluice
 from worker.operate.embeddings_server import embeddings_server
 from worker.operate.erase import erase
+from worker.operate.jobs import jobs
 from worker.operate.models import models
+from worker.operate.queue import queue
 from worker.operate.quota import quota
 from worker.operate.reconcile import backfill, reconcile
 from worker.operate.usage import budget, usage
@@ -63,6 +65,8 @@ sluice.add_command(budget)
 sluice.add_command(quota)
 sluice.add_command(models)
 sluice.add_command(erase)
+sluice.add_command(jobs)
+sluice.add_command(queue)
 sluice.add_command(embeddings_server)
 
 
