@@ -81,16 +81,25 @@ def _over_quota(f: Facts) -> Cause | None:
         return None
     assert f.job is not None
     quota = f["quota"]
-    pages = bool(quota and quota["over"] and "pages were read" in quota["over"])
-    used = [f"{name}: {quota[f'{name}_used']} of {quota[name]}" for name in ("bytes", "files") if quota and quota[name]]
-    if quota and quota["pages_month"] is not None:
-        used.append(f"pages this month: {quota['pages_used']} of {quota['pages_month']}")
+    over = str(quota["over"] or "") if quota else ""
+    limit = (
+        "pages-month"
+        if "pages were read" in over
+        else "files"
+        if over.endswith("ask the operator for more.")
+        else "bytes"
+    )
+    used = [
+        f"{name.replace('_', ' a ')}: {quota[used]} of {quota[name]}"
+        for name, used in (("bytes", "bytes_used"), ("files", "files_used"), ("pages_month", "pages_used"))
+        if quota and quota[name] is not None
+    ]
     return Cause(
         "over_quota", "our code", f"It is beyond its tenant's quota: {f.job['error_message'] or 'there is no room'}",
         "Let the owner delete files, or raise the quota.", heals=True,
-        at=moment(quota["next_month"]) if pages else None,
+        at=moment(quota["next_month"]) if limit == "pages-month" else None,
         how="Looked at every minute: it comes back when files are deleted, the quota rises or a month begins.",
-        command=f"psql \"$DATABASE_URL\" -c \"select ingest.set_quota('{f.job['tenant_id']}', …)\"", evidence=used,
+        command=f"sluice quota set {f.job['tenant_id']} --{limit} N", evidence=used,
     )  # fmt: skip
 
 
@@ -126,7 +135,7 @@ def _refused(f: Facts) -> Cause | None:
 
 
 def _gave_up(f: Facts) -> Cause | None:
-    if f.state != "discarded" or f.job is None:
+    if f.state != "discarded" or f.job is None or f.kind in ("rejected", "quota", "rescued"):
         return None
     first = f.failures[0] if f.failures else None
     code = first.code if first else f.code

@@ -7,7 +7,7 @@ from datetime import timedelta
 from worker.operate.cause import Cause, Rule, of_alert, of_failures, of_fault, since_first
 from worker.operate.codes import Layer, code_of
 from worker.operate.facts import Facts, clock, moment, span
-from worker.operate.timeline import waits
+from worker.operate.timeline import STAGE_LAYERS
 
 _OVERDUE_SECONDS = 30.0
 _RESCUE = timedelta(seconds=15)
@@ -41,7 +41,7 @@ def _running(f: Facts) -> Cause | None:
     assert f.job is not None
     lease, stage = f["lease"], f.job["stage"]
     alone = stage is None
-    layer: Layer = "our code" if alone else waits(f)[0].layer if waits(f) else "our code"
+    layer: Layer = STAGE_LAYERS.get(stage or "", "our code")
     return Cause(
         "waits_to_run_alone" if alone else "running", layer,
         "Its worker lets its other jobs end first: this one was rescued, and may be what kills workers." if alone

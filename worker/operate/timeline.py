@@ -10,7 +10,7 @@ from typing import Any
 from worker.operate.codes import LAYERS, Layer
 from worker.operate.facts import Facts, clock, moment, span
 
-_STAGE_LAYERS: Mapping[str, Layer] = {
+STAGE_LAYERS: Mapping[str, Layer] = {
     "fetch": "storage", "parse": "parser", "chunk": "our code", "embed": "embedder", "publish": "database",
 }  # fmt: skip
 
@@ -82,7 +82,7 @@ def waits(facts: Facts) -> Sequence[Wait]:
         if name == "stage":
             seconds = event["seconds"] or 0.0
             staged += seconds
-            add(_STAGE_LAYERS.get(event["stage"], "our code"), event["stage"], seconds)
+            add(STAGE_LAYERS.get(event["stage"], "our code"), event["stage"], seconds)
             continue
         if before is not None:
             _between(facts, add, before, (name, code, at), event, staged)
@@ -94,7 +94,7 @@ def waits(facts: Facts) -> Sequence[Wait]:
 
 def why_words(why: str) -> str:
     """Say what a wait was for."""
-    return _WHY.get(why) or (f"stage {why}" if why in _STAGE_LAYERS else f"waiting for {why}")
+    return _WHY.get(why) or (f"stage {why}" if why in STAGE_LAYERS else f"waiting for {why}")
 
 
 def _between(
@@ -111,7 +111,7 @@ def _between(
             add("our code", "lost worker", rest)
         elif after[0] == "now":
             stage = facts.job["stage"] if facts.job else None
-            add(_STAGE_LAYERS.get(stage or "", "our code"), stage or "turn", rest)
+            add(STAGE_LAYERS.get(stage or "", "our code"), stage or "turn", rest)
         else:
             add(facts.layer(after[1]) if after[1] else "our code", after[1] or after[0], rest)
     elif before[0] in ("cancel", "discard"):
@@ -136,7 +136,7 @@ def _entry(facts: Facts, event: Mapping[str, Any]) -> Entry:
         case "claim":
             says = f"A worker took it, attempt {event['attempt']}, {span(seconds or 0)} after it was due."
         case "stage":
-            layer = _STAGE_LAYERS.get(event["stage"], "our code")
+            layer = STAGE_LAYERS.get(event["stage"], "our code")
             says = f"Stage {event['stage']} was left."
         case "complete":
             layer, says = "database", "Published."
@@ -161,7 +161,7 @@ def by_layer(facts: Facts, cause: Layer, others: Sequence[Layer]) -> list[dict[s
     """Say for each layer whether the cause is there, whether it gave trouble, and what it cost."""
     spent = waits(facts)
     troubled = {failure.layer for failure in facts.failures}
-    worked = {_STAGE_LAYERS.get(event["stage"]) for event in facts.events if event["event"] == "stage"}
+    worked = {STAGE_LAYERS.get(event["stage"]) for event in facts.events if event["event"] == "stage"}
     told = []
     for layer in LAYERS:
         evidence = [f"{why_words(wait.why)}: {span(wait.seconds)}" for wait in spent if wait.layer == layer]
