@@ -112,7 +112,9 @@ returns jsonb language sql stable security definer set search_path = '' set time
                          where j.state = 'discarded' and j.kind = q.name and j.finalized_at > pg_catalog.now() - interval '1 day'),
     'completed_last_hour', (select pg_catalog.count(*) from public.jobs j
                              where j.state = 'completed' and j.kind = q.name and j.finalized_at > pg_catalog.now() - interval '1 hour'),
-    'open_alerts', (select pg_catalog.count(*) from ingest.alerts a where a.resolved_at is null))
+    'alerts', (select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('kind', a.kind, 'subject', a.subject, 'message', a.message,
+                 'raised_at', a.raised_at, 'last_at', a.last_at, 'count', a.count) order by a.raised_at), '[]')
+                 from (select * from ingest.alerts o where o.resolved_at is null order by o.raised_at limit 100) a))
     from ingest.queues q where q.name = p_queue
 $$;
 

@@ -144,7 +144,7 @@ begin
                   'requests_per_minute', r.requests_per_minute, 'tokens_per_minute', r.tokens_per_minute,
                   'requests_left', pg_catalog.round(r.requests_left::numeric, 1), 'tokens_left', pg_catalog.round(r.tokens_left::numeric, 0),
                   'blocked_until', r.blocked_until, 'blocked', coalesce(r.blocked_until > pg_catalog.clock_timestamp(), false)) order by r.provider), '[]')
-                 from ingest.rate_limits r),
+                 from ingest.rate_limits r where r.provider <> 'search'),   -- those are people's own, of the search function
     'budget', ingest.budget_facts(v_tenant),
     'quota', case when v_document.id is not null then (
                 select pg_catalog.jsonb_build_object('bytes', q.bytes, 'bytes_used', k.bytes, 'files', q.files, 'files_used', k.files,

@@ -5,12 +5,15 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shlex
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
+import worker.__main__  # noqa: F401 - adds the commands to the group
 from tests.conftest import Database
 from tests.database.people import as_operator, call
 from tests.database.project import Project
@@ -18,6 +21,7 @@ from tests.database.situations import Situations, said
 from worker.db.pool import Database as Pool
 from worker.errors import Misconfigured, Rejected, Throttled, Transient, Unavailable
 from worker.model import Claim
+from worker.operate.cli import sluice
 from worker.operate.codes import CODES, LAYERS
 from worker.operate.facts import moment
 
@@ -220,6 +224,17 @@ KEYS = {
 CAUSE = {"rule", "layer", "says", "since", "evidence", "remedy", "command"}
 
 
+def assert_known(command: str) -> None:
+    """Check that the command line has this command; placeholders stand for values."""
+    words = shlex.split(command)
+    assert words.pop(0) == "sluice"
+    found: click.Command = sluice
+    while isinstance(found, click.Group):
+        found = found.commands[words.pop(0)]
+    values = {"USD": "1", "N": "1"}
+    found.make_context(found.name, [values.get(word, word) for word in words])
+
+
 def check_schema(report: dict[str, Any]) -> None:
     assert report.keys() == KEYS
     assert report["schema"] == 1
@@ -236,6 +251,8 @@ def check_schema(report: dict[str, Any]) -> None:
         assert row.keys() == {"layer", "verdict", "seconds", "evidence"}
         assert row["verdict"] in ("cause", "trouble", "ok", "not seen")
     assert sum(row["verdict"] == "cause" for row in report["layers"]) == 1
+    for command in filter(None, (report["remedy"]["command"], *(other["command"] for other in report["also"]))):
+        assert_known(command)
     for entry in report["timeline"]:
         assert entry.keys() == {"at", "layer", "event", "says", "seconds", "code"}
     times = [moment(entry["at"]) for entry in report["timeline"]]

@@ -306,11 +306,15 @@ async def test_the_status_counts_what_waits_sleeps_runs_and_failed(database: Dat
     await project.owner.execute(
         "update ingest.leases set expires_at = now() - interval '1 s' where job_id = $1", jobs[0]
     )
+    await project.worker.execute("select ingest.raise_alert('misconfigured', 'embedding_key', 'The key is wrong.')")
     status = await told(database, "queue", "status")
     assert 90 <= status.pop("oldest_seconds") < 120
+    (alert,) = status.pop("alerts")
+    assert (alert["kind"], alert["subject"], alert["count"]) == ("misconfigured", "embedding_key", 1)
     assert status == {
         "queue": "ingest", "paused_at": None, "waiting": 1, "later": {"budget_exhausted": 1}, "tenants_waiting": 1,
-        "running": 2, "running_without_lease": 1, "discarded_today": 1, "completed_last_hour": 0, "open_alerts": 0,
+        "running": 2, "running_without_lease": 1, "discarded_today": 1, "completed_last_hour": 0,
     }  # fmt: skip
     lines = (await run(database, "queue", "status")).stdout.splitlines()
     assert "sleeping\t1 budget_exhausted" in lines
+    assert "alert misconfigured\tembedding_key, 1 times: The key is wrong." in lines

@@ -48,7 +48,7 @@ def resume(as_json: bool) -> None:
 @queue.command()
 @_as_json
 def status(as_json: bool) -> None:
-    """Show how many jobs wait, run, sleep and fail, and how old the oldest is.
+    """Show how many jobs wait, run, sleep and fail, how old the oldest is, and the open alerts.
 
     Exit codes: 0 done, also while it is paused; 1 the database did not answer; 2 wrong settings.
     """
@@ -68,7 +68,10 @@ def status(as_json: bool) -> None:
             ("running without a live lease", told["running_without_lease"]),
             ("completed within the hour", told["completed_last_hour"]),
             ("given up within the day", told["discarded_today"]),
-            ("open alerts", told["open_alerts"]),
+            *(
+                (f"alert {alert['kind']}", f"{alert['subject']}, {alert['count']} times: {alert['message']}")
+                for alert in told["alerts"]
+            ),
         ],
         none="",
     )
