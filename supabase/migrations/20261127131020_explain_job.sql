@@ -76,6 +76,9 @@ begin
         'heartbeats', true,
         'fresh', pg_catalog.count(*) filter (where w.seen_at > pg_catalog.clock_timestamp() - interval '25 seconds'),
         'slots', pg_catalog.sum(w.slots) filter (where w.seen_at > pg_catalog.clock_timestamp() - interval '25 seconds'),
+        'ways', (select pg_catalog.jsonb_object_agg(o.wake_way, o.n) from (
+                   select coalesce(i.wake_way, 'nothing') as wake_way, pg_catalog.count(*) as n from ingest.workers i
+                    where i.seen_at > pg_catalog.clock_timestamp() - interval '25 seconds' group by 1) o),
         'last_seen_at', pg_catalog.max(w.seen_at),
         'seen', coalesce(pg_catalog.jsonb_object_agg(w.worker_id, w.seen_at), '{}'))
       from ingest.workers w $q$ into v_more;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -178,7 +179,7 @@ async def test_storage_that_nobody_reaches_is_a_matter_of_the_network(world: Sit
     await store.close()
     report = await world.explain(job)
     assert said(report) == ("service_down", "network", True)
-    assert "raised: ConnectError" in report["cause"]["evidence"]
+    assert re.fullmatch(r"raised: \w*Connect\w*Error", report["cause"]["evidence"][1])
     assert report["heals"]["at"] == await world.until(job)
 
 
@@ -262,7 +263,7 @@ async def test_a_rescued_job_says_that_its_worker_died(world: Situations) -> Non
     await world.rescue()
     report = await world.explain(job)
     assert said(report) == ("rescued", "our code", True)
-    assert "1 times without progress" in report["cause"]["says"]
+    assert "1 time without progress" in report["cause"]["says"]
 
 
 async def test_a_running_job_says_in_which_stage_and_by_whom(world: Situations) -> None:
@@ -292,7 +293,7 @@ async def test_a_job_in_line_counts_who_is_ahead(world: Situations) -> None:
     await world.job("other.txt")
     report = await world.explain(jobs[-1])
     assert said(report) == ("behind_others", "our code", True)
-    assert report["cause"]["says"].startswith("It waits its turn: 2 jobs of its tenant and ")
+    assert report["cause"]["says"].startswith("It waits its turn behind 2 jobs of its tenant and ")
 
 
 async def test_pausing_through_the_api_names_the_operator(world: Situations) -> None:

@@ -219,12 +219,12 @@ async def test_a_bulk_retry_counts_first_and_does_nothing_without_a_yes(database
     for answer in ("n\n", "", "\n"):
         result = await run(database, "jobs", "retry", "--code", "no_text", answer=answer)
         assert result.exit_code == 1
-        assert "3 jobs of 1 tenants match: 3 discarded with no_text." in result.stderr
+        assert "3 jobs of 1 tenant match: 3 discarded with no_text." in result.stderr
         assert "Nothing was done." in result.stderr
         assert await states(project) == before
 
     result = await run(database, "jobs", "retry", "--code", "no_text", answer="y\n")
-    assert (result.exit_code, result.stdout) == (0, "3 of 3 jobs were retried.\n")
+    assert (result.exit_code, result.stdout) == (0, "3 of 3 jobs retried.\n")
     assert {job: state for job, state in (await states(project)).items() if state == "discarded"} == {
         other: "discarded"
     }
@@ -257,7 +257,7 @@ async def test_a_running_job_is_cancelled_and_loses_its_lease(database: Database
     await project.upload(await project.user())
     claim = await project.claim_one()
     result = await run(database, "jobs", "cancel", str(claim["job_id"]))
-    assert (result.exit_code, result.stdout) == (0, "1 of 1 jobs were cancelled.\n")
+    assert (result.exit_code, result.stdout) == (0, "1 of 1 job cancelled.\n")
     assert await project.owner.fetchval("select count(*) from ingest.leases") == 0
     again = await run(database, "jobs", "cancel", str(claim["job_id"]))
     assert again.exit_code == 1
@@ -317,4 +317,4 @@ async def test_the_status_counts_what_waits_sleeps_runs_and_failed(database: Dat
     }  # fmt: skip
     lines = (await run(database, "queue", "status")).stdout.splitlines()
     assert "sleeping\t1 budget_exhausted" in lines
-    assert "alert misconfigured\tembedding_key, 1 times: The key is wrong." in lines
+    assert "alert misconfigured\tembedding_key, 1 time: The key is wrong." in lines

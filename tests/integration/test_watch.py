@@ -203,5 +203,5 @@ async def test_ctrl_c_at_the_question_is_130_and_changes_nothing(database: Datab
         database, "jobs", "cancel", "--tenant", str(tenant), stop_at=b"[y/N]"
     )  # fmt: skip
     assert (code, same) == (130, True)
-    assert b"3 jobs of 1 tenants match: 3 available with no code." in output
+    assert b"3 jobs of 1 tenant match: 3 available with no code." in output
     assert await project.owner.fetchval("select count(*) from public.jobs where state = 'cancelled'") == 0

@@ -12,6 +12,7 @@ from uuid import UUID
 
 import click
 
+from worker.operate.facts import counted
 from worker.operate.selection import Selection, filters
 from worker.operate.terminal import ask, confirmed, say_json
 
@@ -146,7 +147,7 @@ def _run(
         _tell(action, jobs, more, done, as_json)
         click.echo("No job matches.", err=True)
         sys.exit(1)
-    if not yes and not confirmed(f"{verb[0]} these {len(jobs):,} jobs?"):
+    if not yes and not confirmed(f"{verb[0]} {counted(len(jobs), 'job')}?"):
         click.echo("Nothing was done.", err=True)
         sys.exit(1)
 
@@ -167,7 +168,8 @@ def _count(rows: Sequence[Any], more: bool) -> None:
     tenants = len({row["tenant_id"] for row in rows})
     kinds = Counter((row["state"], row["error_code"] or "no code") for row in rows)
     listed = ", ".join(f"{count:,} {state} with {code}" for (state, code), count in kinds.most_common(8))
-    click.echo(f"{len(rows):,} jobs of {tenants:,} tenants match: {listed}{', …' if len(kinds) > 8 else ''}.", err=True)
+    rest = ", …" if len(kinds) > 8 else ""
+    click.echo(f"{counted(len(rows), 'job')} of {counted(tenants, 'tenant')} match: {listed}{rest}.", err=True)
     if more:
         click.echo("More match than --limit: only these newest ones are meant.", err=True)
 
@@ -188,7 +190,7 @@ def _tell(
         )  # fmt: skip
         return
     if jobs:
-        click.echo(f"{len(done.done):,} of {len(jobs):,} jobs were {_WORDS[action][1]}.")
+        click.echo(f"{len(done.done):,} of {counted(len(jobs), 'job')} {_WORDS[action][1]}.")
     for why, count in whys.most_common():
         click.echo(f"{count:,} could not be: {why}.", err=True)
     if done.held:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from worker.operate.codes import Layer
-from worker.operate.facts import Facts, clock, moment
+from worker.operate.facts import Facts, clock, counted, moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def of_alert(alert: Mapping[str, Any] | None) -> list[str]:
     if alert is None:
         return []
     since = clock(moment(alert["raised_at"]))
-    return [f"alert {alert['kind']}/{alert['subject']} since {since}, noticed {alert['count']} times"]
+    return [f"alert {alert['kind']}/{alert['subject']} since {since}, noticed {counted(alert['count'], 'time')}"]
 
 
 def of_failures(f: Facts) -> list[str]:

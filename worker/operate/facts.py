@@ -160,6 +160,11 @@ def clock(at: datetime | None) -> str:
     return "?" if at is None else f"{at:%Y-%m-%d %H:%M:%S} UTC"
 
 
+def counted(number: int, noun: str) -> str:
+    """Write `1 job`, `2 jobs`."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def span(seconds: float) -> str:
     """Write a duration for people."""
     if seconds < 1:

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from worker.operate.cause import Cause, Rule, of_alert, of_failures, of_fault, since_first
 from worker.operate.codes import Layer, code_of
-from worker.operate.facts import Facts, clock, moment, span
+from worker.operate.facts import Facts, clock, counted, moment, span
 from worker.operate.timeline import STAGE_LAYERS
 
 _OVERDUE_SECONDS = 30.0
@@ -63,7 +63,7 @@ def _parse_remote(f: Facts) -> Cause | None:
         at=moment(parse["next_poll_at"]) if parse["next_poll_at"] else None,
         how="It goes on when the service has finished; that is the next time it is asked.",
         since=moment(parse["submitted_at"]) if parse["submitted_at"] else None,
-        evidence=[f"parse {parse['id']}, sent again {parse['resubmits']} times"],
+        evidence=[f"parse {parse['id']}, sent again {counted(parse['resubmits'], 'time')}"],
     )  # fmt: skip
 
 
@@ -154,7 +154,7 @@ def _unavailable(f: Facts) -> Cause | None:
         "service_down", layer, f"{service} does not answer" + (": nobody was reached." if layer == "network" else "."),
         "See the service's status page, and from the worker's machine whether its address answers: sluice doctor.",
         heals=True, at=f.due, how="Asked again with growing pauses, 15 minutes at most, for a day.",
-        since=since_first(f), evidence=[f"code {f.code}", *of_fault(f), f"{len(f.failures)} times so far"],
+        since=since_first(f), evidence=[f"code {f.code}", *of_fault(f), f"{counted(len(f.failures), 'time')} so far"],
     )  # fmt: skip
 
 
@@ -232,11 +232,11 @@ def _tenant_cap(f: Facts) -> Cause | None:
     ]
     quota = tenant["quota_running"] is not None and tenant["quota_running"] == f.cap
     return Cause(
-        "tenant_cap", "our code", f"Its tenant runs {tenant['running']} jobs, as many as it may at once.",
+        "tenant_cap", "our code", f"Its tenant runs {counted(tenant['running'], 'job')}, as many as it may at once.",
         "Nothing, or raise the quota of running jobs." if quota else "Nothing, or raise SLUICE_TENANT_CAP.",
         heals=f.alive is not False, how="It starts when one of them has ended.", since=f.due,
         command=f"sluice jobs explain {dead[0]['job_id']}" if dead else None,
-        evidence=[*held[:8], f"cap {f.cap}, {tenant['jobs_ahead']} jobs of its own ahead"],
+        evidence=[*held[:8], f"cap {f.cap}, {counted(tenant['jobs_ahead'], 'job')} of its own ahead"],
     )  # fmt: skip
 
 
@@ -246,7 +246,7 @@ def _rescued(f: Facts) -> Cause | None:
     assert f.job is not None
     return Cause(
         "rescued", "our code",
-        f"A worker died or went silent while it held it, {f.job['rescues']} times without progress.",
+        f"A worker died or went silent while it held it, {counted(f.job['rescues'], 'time')} without progress.",
         "Nothing; at the third time it is given up, so look at the workers' log if it stays so.", heals=True,
         how="It is claimed by itself and begins when its worker's other jobs have ended.",
         command=f"sluice jobs watch {f.id}", since=since_first(f), evidence=of_failures(f),
@@ -257,14 +257,17 @@ def _behind_others(f: Facts) -> Cause | None:
     tenant = f["tenant"]
     if f.state != "available" or f.asleep:
         return None
-    ahead = tenant["jobs_ahead"], tenant["tenants_ahead"]
+    own, others = tenant["jobs_ahead"], tenant["tenants_ahead"]
+    says = "It is due and next in its tenant's line: a worker takes it with its next claim."
+    if own or others:
+        says = f"It waits its turn behind {counted(own, 'job')} of its tenant and {counted(others, 'other tenant')}."
+    ways = f["workers"].get("ways") or {}
     return Cause(
-        "behind_others" if any(ahead) else "due", "our code",
-        f"It waits its turn: {ahead[0]} jobs of its tenant and {ahead[1]} tenants are ahead." if any(ahead)
-        else "It is due and next in its tenant's line: a worker takes it with its next claim.",
+        "behind_others" if own or others else "due", "our code", says,
         "Nothing; if the oldest age rises, run more workers or raise SLUICE_SLOTS.", heals=True,
         how="Tenants take turns; within one, priority goes before age.", command="sluice queue status", since=f.due,
-        evidence=[f"due for {span(max(0.0, f.overdue))}"],
+        evidence=[f"due for {span(max(0.0, f.overdue))}",
+                  *(f"{counted(count, 'worker')} woken by {way}" for way, count in sorted(ways.items()))],
     )  # fmt: skip
 
 

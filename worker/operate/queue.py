@@ -6,7 +6,7 @@ import json
 
 import click
 
-from worker.operate.facts import span
+from worker.operate.facts import counted, span
 from worker.operate.terminal import ask, say_json, show
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -69,7 +69,7 @@ def status(as_json: bool) -> None:
             ("completed within the hour", told["completed_last_hour"]),
             ("given up within the day", told["discarded_today"]),
             *(
-                (f"alert {alert['kind']}", f"{alert['subject']}, {alert['count']} times: {alert['message']}")
+                (f"alert {alert['kind']}", f"{alert['subject']}, {counted(alert['count'], 'time')}: {alert['message']}")
                 for alert in told["alerts"]
             ),
         ],

@@ -80,7 +80,7 @@ def show(columns: Sequence[str], rows: Sequence[Sequence[object]], *, none: str)
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*columns)
+    table = Table(*columns, show_header=any(columns))
     for row in rows:
         # As Text: in a plain string, [brackets] of a file's name would be markup.
         table.add_row(*(Text(visible(cell)) for cell in row))

@@ -15,6 +15,9 @@ STAGE_LAYERS: Mapping[str, Layer] = {
 }  # fmt: skip
 
 
+_PROBE_SECONDS = 25.0
+"""An older probe says nothing."""
+
 _WHY: Mapping[str, str] = {
     "turn": "waiting for its turn", "lost worker": "a worker that was lost",
     "ended": "being ended until it was retried",
@@ -167,10 +170,16 @@ def by_layer(facts: Facts, cause: Layer, others: Sequence[Layer]) -> list[dict[s
         evidence = [f"{why_words(wait.why)}: {span(wait.seconds)}" for wait in spent if wait.layer == layer]
         failures = [failure for failure in facts.failures if failure.layer == layer]
         evidence += [f"{failure.code} at {clock(failure.at)}" for failure in failures[:3]]
-        probes = [probe for probe in facts["workers"].get("probes", []) if _PROBED.get(probe["service"]) == layer]
-        evidence += [f"probe {probe['service']}: {probe['status']}" for probe in probes]
+        evidence += [
+            f"probe of {probe['service']}: {probe['code'] or probe['status']}"
+            for probe in facts["workers"].get("probes", [])
+            if _PROBED.get(probe["service"]) == layer
+            and (facts.now - moment(probe["checked_at"])).total_seconds() < _PROBE_SECONDS
+        ]
         if layer == "database":
             evidence.append("answered this question")
+        elif layer in ("network", "auth") and "storage" in worked:
+            evidence.append("Storage was reached and took the key")
         verdict = (
             "cause" if layer == cause
             else "trouble" if layer in others or layer in troubled
