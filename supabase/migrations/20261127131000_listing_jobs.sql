@@ -41,6 +41,18 @@ language sql stable set search_path = '' as $$
    order by 4 desc nulls last limit p_limit
 $$;
 
+-- Objects of that name or id that have no document, for whoever asks why nothing came of an upload. Definer: the
+-- worker's login sees no row of storage.objects.
+create function ingest.find_objects(p_object uuid, p_name text, p_limit integer default 20)
+returns table (object_id uuid, bucket_id text, name text)
+language sql stable security definer set search_path = '' as $$
+  select o.id, o.bucket_id, o.name from storage.objects o
+   where case when p_object is not null then o.id = p_object
+              else o.name = p_name or pg_catalog.right(o.name, pg_catalog.char_length(p_name) + 1) = '/' || p_name end
+     and not exists (select 1 from public.documents d where d.id = o.id)
+   order by o.created_at desc limit p_limit
+$$;
+
 -- What was noted in the timeline since p_after, for whoever follows it. Numbers are given before commits: ask again
 -- from a little earlier and pass over what is known.
 create function ingest.events_since(p_after timestamptz, p_job bigint, p_tenant uuid, p_limit integer)
@@ -56,11 +68,11 @@ $$;
 
 revoke execute on function
   ingest.list_jobs(public.job_state[], uuid, uuid, text, text, interval, text, bigint, integer),
-  ingest.find_documents(uuid, text, integer),
+  ingest.find_documents(uuid, text, integer), ingest.find_objects(uuid, text, integer),
   ingest.events_since(timestamptz, bigint, uuid, integer)
   from public, anon, authenticated, service_role;
 grant execute on function
   ingest.list_jobs(public.job_state[], uuid, uuid, text, text, interval, text, bigint, integer),
-  ingest.find_documents(uuid, text, integer),
+  ingest.find_documents(uuid, text, integer), ingest.find_objects(uuid, text, integer),
   ingest.events_since(timestamptz, bigint, uuid, integer)
   to ingest_worker;

@@ -93,17 +93,20 @@ begin
   return v_facts;
 end $$;
 
--- Everything about a job, or about a document whose jobs were pruned; null when there is neither.
+-- Everything about a job, about a document whose jobs were pruned, or about an object without a document; null when
+-- there is none of them.
 create function ingest.explain_job(p_job bigint, p_document uuid default null)
 returns jsonb language plpgsql stable security definer set search_path = '' set timezone = 'UTC' as $$
 declare
   v_job       public.jobs;
   v_document  public.documents;
+  v_object    jsonb;                                       -- by to_jsonb, as in the trigger: columns may come and go
   v_tenant    uuid;
 begin
   select * into v_job from public.jobs where id = p_job;
   select * into v_document from public.documents where id = coalesce(v_job.document_id, p_document);
-  if v_job.id is null and v_document.id is null then return null; end if;
+  select pg_catalog.to_jsonb(o) into v_object from storage.objects o where o.id = coalesce(v_job.document_id, p_document);
+  if v_job.id is null and v_document.id is null and v_object is null then return null; end if;
   v_tenant := coalesce(v_job.tenant_id, v_document.tenant_id);
   return pg_catalog.jsonb_build_object(
     'now', pg_catalog.clock_timestamp(),
@@ -115,7 +118,10 @@ begin
         'error_message', v_document.error_message, 'created_at', v_document.created_at, 'updated_at', v_document.updated_at,
         'published_at', v_document.published_at, 'page_count', v_document.page_count, 'chunk_count', v_document.chunk_count) end,
     'object', pg_catalog.jsonb_build_object(
-        'there', exists (select 1 from storage.objects o where o.id = coalesce(v_job.document_id, p_document)),
+        'there', v_object is not null, 'id', v_object ->> 'id', 'bucket_id', v_object ->> 'bucket_id', 'name', v_object ->> 'name',
+        'created_at', v_object ->> 'created_at',
+        'watched', exists (select 1 from ingest.buckets b where b.bucket_id = v_object ->> 'bucket_id'),
+        'ignored', (select i.reason from ingest.ignored_objects i where i.object_id = (v_object ->> 'id')::uuid),
         'tombstone', exists (select 1 from ingest.tombstones t where t.object_id = coalesce(v_job.document_id, p_document)),
         'trigger_failure', (select f.sqlstate from ingest.trigger_failures f
                              where f.object_id = coalesce(v_job.document_id, p_document) order by f.id desc limit 1)),

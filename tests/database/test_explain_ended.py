@@ -19,7 +19,7 @@ from tests.database.people import as_operator, call
 from tests.database.project import Project
 from tests.database.situations import Situations, said
 from worker.db.pool import Database as Pool
-from worker.errors import Misconfigured, Rejected, Throttled, Transient, Unavailable
+from worker.errors import Misconfigured, Rejected, Superseded, Throttled, Transient, Unavailable
 from worker.model import Claim
 from worker.operate.cli import sluice
 from worker.operate.codes import CODES, LAYERS
@@ -217,9 +217,43 @@ async def test_a_document_that_waits_without_a_job_is_mended_by_reconcile(world:
     assert report["remedy"]["command"] == "sluice reconcile"
 
 
+async def test_an_upload_of_which_nothing_came_says_why(world: Situations) -> None:
+    user = await world.project.user()
+    await world.project.admin.execute(
+        "insert into storage.buckets (id, name) values ('photos', 'photos') on conflict do nothing"
+    )
+    other = await world.project.upload(user, "a.txt", bucket="photos")
+    report = await world.explain(None, other)
+    assert said(report) == ("bucket_not_watched", "our code", False)
+    assert report["remedy"]["command"] == "sluice backfill photos --watch"
+    check_schema(report)
+
+    nobodys = await world.project.upload("public", "a.txt")
+    assert said(await world.explain(None, nobodys)) == ("no_tenant_folder", "storage", False)
+
+    await world.project.admin.execute("alter table storage.objects disable trigger sluice_object_changed")
+    missed = await world.project.upload(user, "b.txt")
+    report = await world.explain(None, missed)
+    assert said(report) == ("upload_missed", "database", True)
+    assert report["verdict"] == "no document"
+    check_schema(report)
+
+
+async def test_a_file_that_cannot_be_read_is_the_owners_as_well(world: Situations) -> None:
+    job = await world.job()
+    await world.attempt(job, Rejected("no_text", "The file holds no text."))
+    assert said(await world.explain(job)) == ("unreadable_file", "parser", False)
+
+
+async def test_an_end_that_no_rule_knows_is_told_as_it_is(world: Situations) -> None:
+    job = await world.job()
+    await world.attempt(job, Superseded("superseded", "Replaced."))
+    assert said(await world.explain(job)) == ("ended", "storage", None)
+
+
 KEYS = {
-    "schema", "at", "verdict", "job", "document", "cause", "also", "heals", "remedy", "longest_wait", "usage", "layers",
-    "timeline",
+    "schema", "at", "verdict", "job", "document", "object", "cause", "also", "heals", "remedy", "longest_wait", "usage",
+    "layers", "timeline",
 }  # fmt: skip
 CAUSE = {"rule", "layer", "says", "since", "evidence", "remedy", "command"}
 

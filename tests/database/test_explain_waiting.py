@@ -158,6 +158,20 @@ async def test_a_wrong_dimension_names_what_is_registered(world: Situations) -> 
     assert "registered: local/all-MiniLM-L6-v2, 384 dimensions" in report["cause"]["evidence"]
 
 
+async def test_a_worker_that_may_not_read_files_safely_waits_for_a_person(world: Situations) -> None:
+    job = await world.job()
+    await world.attempt(job, Misconfigured("sandbox_unavailable", "This worker cannot read files safely."))
+    assert said(await world.explain(job)) == ("misconfigured", "parser", False)
+
+
+async def test_a_job_for_later_says_when(world: Situations) -> None:
+    job = await world.job()
+    await world.project.owner.execute("update public.jobs set scheduled_at = now() + interval '1 h'")
+    report = await world.explain(job)
+    assert said(report) == ("scheduled", "our code", True)
+    assert report["heals"]["at"] == await world.until(job)
+
+
 async def test_what_holds_a_job_besides_its_cause_is_said_and_keeps_it_from_healing(world: Situations) -> None:
     job = await world.job()
     await world.attempt(job, Unavailable("storage_unreachable", "Storage did not answer.", detail="HTTP 503: 503 "))

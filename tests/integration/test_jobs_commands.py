@@ -166,6 +166,17 @@ async def test_a_job_is_found_by_its_id_its_documents_id_and_its_files_name(
     assert (await told(database, "jobs", "explain", document))["cause"]["rule"] == "object_deleted"
 
 
+async def test_an_upload_without_a_document_is_found_by_its_name(database: Database, project: Project) -> None:
+    stored = await project.upload("nobody", "lost.txt")
+    for reference in ("lost.txt", "nobody/lost.txt", str(stored)):
+        report = await told(database, "jobs", "explain", reference)
+        assert (report["cause"]["rule"], report["object"]["id"]) == ("no_tenant_folder", str(stored))
+    result = await run(database, "jobs", "explain", "lost.txt")
+    assert result.stdout.startswith(f"Object {stored}  no document  nobody/lost.txt\n")
+    shown = await run(database, "jobs", "show", "lost.txt")
+    assert "name\tnobody/lost.txt" in shown.stdout.splitlines()
+
+
 async def test_what_is_not_there_ends_with_1_and_what_is_not_clear_with_2(database: Database, project: Project) -> None:
     await project.upload(await project.user(), "same.txt")
     await project.upload(await project.user(), "same.txt")

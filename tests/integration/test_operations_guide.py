@@ -93,6 +93,8 @@ def test_every_cause_that_can_be_named_is_listed_and_no_other() -> None:
                 named |= strings_of(node.args[0])
     named |= {"wrong_key", "wrong_model", "misconfigured", "encrypted", "provider_refuses_text", "unreadable_file"}
     assert listed == named
+    situations = "".join(file.read_text() for file in (REPOSITORY / "tests" / "database").glob("test_explain_*.py"))
+    assert {name for name in named if f'"{name}"' not in situations} == set()  # each is made at least once
 
 
 def strings_of(node: ast.expr) -> set[str]:

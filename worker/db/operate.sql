@@ -8,6 +8,9 @@ select id, document_id, name, tenant_id, generation, state, stage, progress, att
 -- name: find_documents
 select document_id, name, tenant_id, job_id from ingest.find_documents($1::uuid, $2::text);
 
+-- name: find_objects
+select object_id, bucket_id, name from ingest.find_objects($1::uuid, $2::text);
+
 -- name: events_since
 select id, at, job_id, document_id, name, tenant_id, generation, event, state, stage, attempt, seconds, error_code
   from ingest.events_since($1::timestamptz, $2::bigint, $3::uuid, $4::int);

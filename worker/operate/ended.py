@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import timedelta
 
 from worker.operate.cause import Cause, Rule, of_failures, of_fault, of_object
@@ -22,6 +23,31 @@ def _no_job(f: Facts) -> Cause | None:
     return Cause(
         "history_pruned", "our code", f"The document is {f.document['state']}; its job was pruned with its history.",
         "Nothing. How long jobs are kept is SLUICE_KEEP_JOBS_DAYS.", heals=None,
+    )  # fmt: skip
+
+
+def _no_document(f: Facts) -> Cause | None:
+    if f.job is not None or f.document is not None:
+        return None
+    found = f["object"]
+    since = moment(found["created_at"]) if found["created_at"] else None
+    if not found["watched"]:
+        return Cause(
+            "bucket_not_watched", "our code", f"Bucket {found['bucket_id']} is not watched, so its files are not read.",
+            "Watch it, and take in what is there.", how="It stays so until the bucket is watched.", since=since,
+            command=f"sluice backfill {shlex.quote(found['bucket_id'])} --watch", evidence=of_object(f),
+        )  # fmt: skip
+    if found["ignored"]:
+        return Cause(
+            "no_tenant_folder", "storage", "The file lies in no tenant's folder, so it is nobody's and is not read.",
+            "Let it be moved or uploaded to a name that begins with the id of a user or an organisation.",
+            how="It stays so until it is moved.", since=since, evidence=of_object(f),
+        )  # fmt: skip
+    return Cause(
+        "upload_missed", "database", "The file is in Storage, and no document was made of it.",
+        "Nothing: reconcile takes it in. If it stays so, see ingest.trigger_failures.", heals=True,
+        at=f.now + timedelta(minutes=5), how="The workers compare objects and documents every five minutes.",
+        command="sluice reconcile", since=since, evidence=of_object(f),
     )  # fmt: skip
 
 
@@ -157,5 +183,5 @@ def other_end(f: Facts) -> Cause:
 
 
 ENDED: tuple[Rule, ...] = (
-    _no_job, _superseded, _cancelled, _deleted, _published, _over_quota, _poison, _refused, _gave_up,
+    _no_document, _no_job, _superseded, _cancelled, _deleted, _published, _over_quota, _poison, _refused, _gave_up,
 )  # fmt: skip

@@ -38,9 +38,10 @@ def explain(facts: Facts) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "at": facts["now"],
-        "verdict": _VERDICTS.get(facts.state or "", "waiting") if job else document["state"] if document else "gone",
+        "verdict": _verdict(facts),
         "job": None if job is None else {name: job[name] for name in _JOB},
         "document": None if document is None else {name: document[name] for name in _DOCUMENT},
+        "object": {name: facts["object"][name] for name in _OBJECT},
         "cause": _told(cause),
         "also": [_told(other) for other in also],
         "heals": _heals(cause, also),
@@ -68,6 +69,13 @@ _DOCUMENT = (
     "id", "name", "bucket_id", "state", "generation", "published_generation", "size", "mime_type", "page_count",
     "chunk_count",
 )  # fmt: skip
+_OBJECT = ("there", "id", "bucket_id", "name", "created_at")
+
+
+def _verdict(facts: Facts) -> str:
+    if facts.job is not None:
+        return _VERDICTS.get(facts.job["state"], "waiting")
+    return "no document" if facts.document is None else str(facts.document["state"])
 
 
 def _told(cause: Cause) -> dict[str, Any]:

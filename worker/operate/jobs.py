@@ -10,7 +10,6 @@ from uuid import UUID
 import click
 
 from worker.operate.by_hand import cancel, retry
-from worker.operate.explain import explain
 from worker.operate.facts import Facts, clock, moment, span
 from worker.operate.selection import STATES, Selection, filters, resolve
 from worker.operate.terminal import ask, say_json, show, visible
@@ -89,9 +88,9 @@ def show_job(job: str, as_json: bool) -> None:
     """
     report = _report(job)
     if as_json:
-        say_json({name: report[name] for name in ("job", "document", "timeline")})
+        say_json({name: report[name] for name in ("job", "document", "object", "timeline")})
         return
-    told = report["job"] or report["document"]
+    told = report["job"] or report["document"] or report["object"]
     rows = [(name.replace("_", " "), value) for name, value in told.items() if value is not None]
     if report["job"] and report["document"]:
         rows.append(("file", report["document"]["name"]))
@@ -103,7 +102,7 @@ def show_job(job: str, as_json: bool) -> None:
 @click.argument("job", metavar="ID|NAME")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def explain_job(job: str, as_json: bool) -> None:
-    """Explain why a job is where it is: by the job's id, the document's id, or the file's name.
+    """Explain why a job is where it is, or why a file has none: by its id, the document's id, or the file's name.
 
     It names the first cause rather than the last symptom, the layer, what shows it, whether it heals by itself and
     when, and what to do; then all layers and the timeline. Of a completed job it says where the time went.
@@ -116,10 +115,10 @@ def explain_job(job: str, as_json: bool) -> None:
     if as_json:
         say_json(report)
         return
-    told, document, cause, heals = report["job"], report["document"], report["cause"], report["heals"]
-    name = f"  {visible(document['name'])}" if document else ""
-    what = f"Job {told['id']}  {told['state']}" if told else f"Document {document['id']}  {document['state']}"
-    click.echo(f"{what}{name}\n")
+    told, document, found, cause, heals = (report[name] for name in ("job", "document", "object", "cause", "heals"))
+    what = f"Job {told['id']}" if told else f"Document {document['id']}" if document else f"Object {found['id']}"
+    name = (document or found)["name"]
+    click.echo(f"{what}  {told['state'] if told else report['verdict']}" + (f"  {visible(name)}\n" if name else "\n"))
     since = f"  (since {clock(moment(cause['since']))})" if cause["since"] else ""
     click.echo(f"Cause   {cause['layer']}: {visible(cause['says'])}{since}")
     for line in cause["evidence"]:
@@ -158,6 +157,8 @@ def _timeline(report: dict[str, Any]) -> None:
 
 
 def _report(reference: str) -> dict[str, Any]:
+    from worker.operate.explain import explain
+
     async def gather(db: Database, settings: Settings) -> dict[str, Any] | None:
         job, document = await resolve(db, reference)
         told = await db.fetchval("explain_job", job, document)

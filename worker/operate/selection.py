@@ -108,21 +108,22 @@ def filters(*states: str) -> Callable[[F], F]:
 async def resolve(db: Database, reference: str) -> tuple[int | None, UUID | None]:
     """Return the job and the document that are meant: by the job's id, the document's, or the file's name.
 
-    The newest job of a document, None where it has none. Ends with 1 when there is nothing, with 2 when several
-    documents have that name.
+    The newest job of a document, None where it has none; an object without a document stands for one. Ends with 1
+    when there is nothing, with 2 when several files have that name.
     """
     if reference.isascii() and reference.isdigit() and len(reference) < 19:
         return int(reference), None
     document = _uuid(reference)
-    rows = await db.fetch("find_documents", document, None if document else reference)
-    if not rows:
-        raise click.ClickException(
-            f"There is no job and no document {reference}. sluice jobs list shows what there is."
-        )
-    if len(rows) > 1:
-        several = "\n".join(f"  {row['document_id']}  {row['name']!a}" for row in rows)
-        raise click.UsageError(f"Several documents are named so; give the id of one:\n{several}")
-    return rows[0]["job_id"], rows[0]["document_id"]
+    asked = document, None if document else reference
+    found = [(row["job_id"], row["document_id"], row["name"]) for row in await db.fetch("find_documents", *asked)]
+    # An object without a document: asked about above all when nothing comes of an upload.
+    found = found or [(None, row["object_id"], row["name"]) for row in await db.fetch("find_objects", *asked)]
+    if not found:
+        raise click.ClickException(f"There is no job and no file {reference}. sluice jobs list shows what there is.")
+    if len(found) > 1:
+        several = "\n".join(f"  {one}  {name!a}" for _, one, name in found)
+        raise click.UsageError(f"Several files are named so; give the id of one:\n{several}")
+    return found[0][0], found[0][1]
 
 
 def _uuid(text: str | None) -> UUID | None:
