@@ -18,8 +18,7 @@ from worker.settings import Settings
 
 REPOSITORY = Path(__file__).parents[2]
 GUIDE = (REPOSITORY / "docs" / "operations.md").read_text()
-JOBS = GUIDE[GUIDE.index("\n## Jobs\n") :].split("\n## Alerts\n")[0]
-ALERTS = re.split(r"\n## (?!Alerts)", GUIDE[GUIDE.index("\n## Alerts\n") :])[0]
+JOBS, ALERTS = (GUIDE.split(f"\n## {name}\n")[1].split("\n## ")[0] for name in ("Jobs", "Alerts"))
 QUERIES = re.findall(r"```sql\n(.*?);\n```", ALERTS, re.DOTALL)
 COMMANDS = sorted(
     {line for line in re.findall(r"```sh\n(.*?)```", JOBS, re.DOTALL)[0].splitlines() if line}
