@@ -23,7 +23,9 @@ from worker.operate.cli import read_settings, sluice
 from worker.operate.doctor.command import doctor
 from worker.operate.embeddings_server import embeddings_server
 from worker.operate.erase import erase
+from worker.operate.jobs import jobs
 from worker.operate.models import models
+from worker.operate.queue import queue
 from worker.operate.quota import quota
 from worker.operate.reconcile import backfill, reconcile
 from worker.operate.usage import budget, usage
@@ -65,6 +67,8 @@ sluice.add_command(quota)
 sluice.add_command(models)
 sluice.add_command(doctor)
 sluice.add_command(erase)
+sluice.add_command(jobs)
+sluice.add_command(queue)
 sluice.add_command(embeddings_server)
 
 
