@@ -1,9 +1,9 @@
 -- Health: one call says how the whole thing does, from rows that workers write; it asks nobody itself.
 --
 -- What is older than 25 s is unknown: workers write every 10 s at least, and a killed one shows within 30 s.
--- `unhealthy` means that files which are uploaded now are not worked on: no fresh worker, database, Auth or
--- Storage not known to answer, or a provider that refuses our key. Anything else that fails is `degraded`:
--- the work goes on, or comes back by itself.
+-- `unhealthy` means that files which are uploaded now are not worked on: no fresh worker, Auth or Storage not
+-- known to answer, or a provider that refuses our key. Anything else that fails is `degraded`: the work goes
+-- on, or comes back by itself.
 
 -- How much waits. Each count ends at 100,000, which then means "or more": a health check must cost the
 -- same beside any backlog. `oldest_seconds` is exact: a seek for each tenant whose turn is due.
@@ -63,6 +63,7 @@ begin
   with asked as (
     select s.service, s.place,
            case
+             when s.service = 'database' then 'ok'         -- it answers this
              when s.service = 'worker' then
                case when v_workers is not null then 'ok' when exists (select 1 from ingest.workers) then 'unknown' else 'failed' end
              -- Providers are somebody's business only while a worker that lives uses them.
@@ -93,7 +94,7 @@ begin
   select pg_catalog.jsonb_object_agg(t.service, pg_catalog.jsonb_build_object(
            'status', t.status, 'latency_ms', t.latency_ms, 'code', t.code, 'message', t.message, 'checked_at', t.checked_at)),
          case
-           when pg_catalog.bool_or(t.service in ('worker', 'database', 'supabase_auth', 'storage') and t.status <> 'ok'
+           when pg_catalog.bool_or(t.service in ('worker', 'supabase_auth', 'storage') and t.status <> 'ok'
                                    or t.service in ('llamaparse', 'openai') and t.code = 'key_refused') then 'unhealthy'
            when pg_catalog.bool_or(t.status not in ('ok', 'not_configured')) then 'degraded'
            else 'ok'

@@ -47,9 +47,7 @@ def refused(status: int, *, service: str, settings: str) -> IngestError | None:
         case _ if status >= 500:
             return Unavailable("unavailable", f"{service} fails (HTTP {status}). Its status page may say more.")
         case _ if status >= 300:
-            return Transient(
-                "unexpected_answer", f"{service} answered HTTP {status}. Check {settings}.", detail=detail
-            )
+            return Transient("unexpected_answer", f"{service} answered HTTP {status}. Check {settings}.", detail=detail)
     return None
 
 

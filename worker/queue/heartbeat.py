@@ -154,7 +154,6 @@ class Heartbeat:
             if service in self._probes.services and service not in self._asking:
                 task = asyncio.create_task(self._probe(service), name=f"probe {service}")
                 self._asking[service] = task
-                task.add_done_callback(lambda _, service=service: self._asking.pop(service, None))
 
     async def _probe(self, service: str) -> None:
         try:
@@ -167,6 +166,8 @@ class Heartbeat:
             await self._write(service, outcome)
         except (IngestError, TimeoutError) as exc:
             logger.bind(service=service, error=type(exc).__name__).debug("probe not written")
+        finally:
+            self._asking.pop(service, None)
 
     async def _write(self, service: str, outcome: Outcome) -> None:
         await self.call(

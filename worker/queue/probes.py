@@ -9,7 +9,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 from urllib.parse import quote
 
 import httpx
@@ -22,6 +22,14 @@ PROBE_SECONDS = 5.0
 
 Provider: TypeAlias = Callable[[httpx.AsyncClient], Awaitable[None]]
 """Asks a provider for what costs nothing; raises the errors of errors.py."""
+
+
+@runtime_checkable
+class Probed(Protocol):
+    """An adapter whose service can be asked for what costs nothing."""
+
+    async def probe(self, http: httpx.AsyncClient) -> None: ...
+
 
 _SETTINGS = "SUPABASE_URL and SUPABASE_SECRET_KEY"
 
@@ -129,7 +137,7 @@ class Probes:
             )
 
 
-def _websockets() -> object:
+def _websockets() -> Any:
     from websockets.asyncio import client
 
     return client

@@ -57,7 +57,7 @@ class Watchdog:
     def _watch(self) -> None:
         stuck, before = 0.0, time.monotonic()
         while not self._stopped.wait(self._tick):
-            faulthandler.dump_traceback_later(2 * self._seconds + 60, exit=True, file=sys.__stderr__ or 2)
+            faulthandler.dump_traceback_later(2 * self._seconds + 5, exit=True, file=sys.__stderr__ or 2)
             now = time.monotonic()
             stuck += min(now - before, 2 * self._tick)
             before = now
