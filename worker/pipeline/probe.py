@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import httpx
 
 from worker.errors import IngestError, Misconfigured, Throttled, Transient, Unavailable
@@ -11,19 +13,21 @@ KEY_REFUSED = "key_refused"
 
 
 async def ask(
-    http: httpx.AsyncClient, url: str, headers: dict[str, str], *, service: str, settings: str, missing_ok: bool = False
-) -> httpx.Response:
+    http: httpx.AsyncClient, url: str, headers: dict[str, str],
+    *, service: str, settings: str, enough: Callable[[httpx.Response], bool] = lambda _answer: False,
+) -> httpx.Response:  # fmt: skip
     """Send a GET and return the answer of status 2xx; `service` begins the sentences, `settings` says what to check.
 
-    Raises Misconfigured for a refused key and an address that is wrong (a 404 or 405, unless `missing_ok`: something
-    answers, which is all that was asked), Throttled, Unavailable and Transient. The caller bounds the time.
+    A refusal that is `enough` to know that the service is there and knows our key is returned too. Raises
+    Misconfigured for a refused key and a wrong address, Throttled, Unavailable and Transient. The caller bounds the
+    time.
     """
     try:
         answer = await http.get(url, headers=headers)
     except httpx.HTTPError as exc:
         raise unreachable(service, settings, type(exc).__name__) from exc
     refusal = refused(answer.status_code, service=service, settings=settings)
-    if refusal is not None and not (missing_ok and answer.status_code in (404, 405)):
+    if refusal is not None and not enough(answer):
         raise refusal
     return answer
 

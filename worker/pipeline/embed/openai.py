@@ -91,14 +91,20 @@ class OpenAIEmbedder:
     async def probe(self, http: httpx.AsyncClient) -> None:
         """Ask for the model's description, which costs nothing; raises the errors of errors.py.
 
-        Servers that speak the protocol need not know that request; of those it is enough that they answer.
+        Servers that speak the protocol need not know that request; of those it is enough that they answer. And a key
+        that may embed need not be allowed to read descriptions: that refusal comes after the key was looked up.
         """
-        name = "OPENAI_API_KEY and OPENAI_BASE_URL"
+
+        def enough(answer: httpx.Response) -> bool:
+            if answer.status_code in (404, 405):
+                return self._base_url != BASE_URL
+            return answer.status_code in (401, 403) and "missing scopes" in answer.text.lower()
+
         try:
             await ask(
                 http, f"{self._base_url}/models/{quote(self.model.name, safe='')}",
-                {"authorization": f"Bearer {self._key}"}, service="The embedding service", settings=name,
-                missing_ok=self._base_url != BASE_URL,
+                {"authorization": f"Bearer {self._key}"},
+                service="The embedding service", settings="OPENAI_API_KEY and OPENAI_BASE_URL", enough=enough,
             )  # fmt: skip
         except Misconfigured as exc:
             if exc.code == "not_found":
