@@ -9,8 +9,16 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
 
 from local import deno
+from local.errors import StackError
+from local.stack import Stack
+from local.worker_process import working
+from tests.integration.killing_worker import STUCK
+from tests.people import Person, Project
 from worker.queue.watchdog import WEDGED_EXIT_CODE
 
 SECONDS = 1.0
@@ -73,6 +81,23 @@ async def test_a_process_that_was_suspended_for_longer_is_left_alone() -> None:
         suspended.send_signal(signal.SIGCONT)
         await asyncio.sleep(2 * SECONDS)
         assert suspended.returncode is None
+
+
+async def test_a_worker_that_hangs_ends_with_its_code_and_its_job_goes_to_another(
+    stack: Stack, project: Project, ada: Person, tmp_path: Path
+) -> None:
+    log = tmp_path / "worker.log"
+    settings = {"SLUICE_WEDGED_SECONDS": "1", "SLUICE_LEASE_SECONDS": "2"}
+    path = await ada.upload("stuck.md", STUCK, mime_type="text/markdown")
+    async with working(stack, log, module="tests.integration.killing_worker", **settings) as worker:
+        with pytest.raises(StackError, match=f"exit status {WEDGED_EXIT_CODE}"):
+            await asyncio.wait_for(worker.ended(), 30)
+    assert "the event loop is stuck" in log.read_text()
+    assert "killing_worker.py" in log.read_text()  # the stack that says where
+    async with working(stack, log, **settings):  # one that reads this file like any other
+        assert (await project.settled(path))["state"] == "ready"
+    assert [event["event"] for event in await project.events(path)].count("rescue") == 1
+    await project.connection.execute("delete from ingest.workers")
 
 
 async def _ended(process: asyncio.subprocess.Process) -> int | None:
