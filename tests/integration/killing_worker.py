@@ -18,7 +18,7 @@ STUCK = b"Whoever parses this hangs."
 
 
 class KillingParser(local.LocalParser):
-    """Kills its own process, with signal 9, where the bytes are the poison, hangs where they say so, parses the rest."""
+    """Kills its own process, with signal 9, or hangs, where the bytes say so; parses everything else."""
 
     async def submit(self, source: Source) -> str:
         if POISON in source.path.read_bytes():

@@ -27,7 +27,7 @@ from worker.queue.probes import Outcome, Probes
 
 _CALL_SECONDS = 5.0
 _FRESH_SECONDS = 15.0
-_LEAVE_SECONDS = 3.0
+_LEAVE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,8 @@ class Heartbeat:
         self._db: Database | None = None
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._codes: dict[str, str | None] = {}
+        self._opening = asyncio.Lock()
+        self._ending = asyncio.Event()
         self._answered: float | None = None
         self._late = 0.0
 
@@ -101,6 +103,9 @@ class Heartbeat:
         try:
             yield self
         finally:
+            # Not cancelled under way: a beat that is carried out after the row was taken away would bring it back.
+            self._ending.set()
+            await asyncio.wait([task], timeout=_LEAVE_SECONDS)
             for ending in (task, *self._asking.values()):
                 ending.cancel()
             await asyncio.gather(task, *self._asking.values(), return_exceptions=True)
@@ -112,21 +117,24 @@ class Heartbeat:
     async def call(self, name: str, *arguments: Any, seconds: float = _CALL_SECONDS) -> list[Any]:
         """Run a named call on the heartbeat's connection; raises IngestError, and TimeoutError after `seconds`."""
         async with asyncio.timeout(seconds):
-            if self._db is None:
-                self._db = await Database.open(self._url, size=1, pooler=self._pooler)
+            async with self._opening:
+                if self._db is None:
+                    self._db = await Database.open(self._url, size=1, pooler=self._pooler)
             return await self._db.fetch(name, *arguments)
 
     async def _run(self) -> None:
         clock = asyncio.get_running_loop().time
         due = clock()
-        while True:
+        while not self._ending.is_set():
             self._late = max(0.0, clock() - due)
             try:
                 await self._beat()
             except Exception as exc:  # noqa: BLE001 - a heartbeat that ends would say that a worker is dead that works
                 logger.opt(exception=exc).error("internal error")
             due = clock() + self._pace.beat
-            await asyncio.sleep(self._pace.beat)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._pace.beat):
+                    await self._ending.wait()
 
     async def _beat(self) -> None:
         about, now, clock = self._about, self._now(), asyncio.get_running_loop().time
