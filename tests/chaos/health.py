@@ -257,7 +257,12 @@ async def _cost(stack: Stack) -> dict[str, float]:
             used = time.process_time() - before
             late = await _latest(_COST_SECONDS)
     await _execute(stack, "delete from ingest.probes")
-    return {"cpu_percent": round(used / _COST_SECONDS * 100, 2), "loop_late_ms_at_most": round(late * 1000, 1)}
+    return {
+        "cpu_percent": round(used / _COST_SECONDS * 100, 2),
+        "loop_late_ms_at_most": round(late * 1000, 1),
+        # What the machine does to an idle loop, with nothing of ours in it.
+        "loop_late_ms_without": round(await _latest(_COST_SECONDS) * 1000, 1),
+    }
 
 
 async def _latest(seconds: float) -> float:

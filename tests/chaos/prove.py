@@ -165,7 +165,8 @@ def _health(lines: list[dict[str, Any]]) -> str:
         [f"an answer of the edge function, of {answers['count']}: p50, p95, max ms",
          f"{answers['p50_ms']}, {answers['p95_ms']}, {answers['max_ms']}"],
         ["a heartbeat with all its probes: share of one processor", f"{cost['cpu_percent']} %"],
-        ["by how much it keeps the event loop waiting, at most", f"{cost['loop_late_ms_at_most']} ms"],
+        ["by how much the event loop came late beside it, at most; and without it",
+         f"{cost['loop_late_ms_at_most']} ms; {cost['loop_late_ms_without']} ms"],
     ]  # fmt: skip
     return f"{table(['what', 'measured'], rows)}\n\n{line['date']}, {line['commit']}, `{line['command']}`."
 
