@@ -195,6 +195,9 @@ isOneToOne: false
 "create_organisation":
 { Args: { "name": string }; Returns: string
                            },
+"health":
+{ Args: Record<PropertyKey, never>; Returns: Json
+                           },
 "invite_member":
 { Args: { "email"?: string,"member"?: string,"role": Database["public"]['Enums']["tenant_role"],"tenant": string }; Returns: string
                            },

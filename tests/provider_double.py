@@ -16,6 +16,8 @@ Reply(status, body, headers, seconds, until, cut): a body of bytes or str goes a
 JSON; the answer waits for `seconds` and for the event `until`; with `cut` only so many bytes of the body
 are sent before the connection dies (0: not even a status line).
 
+`aside(method, path, reply)` answers what comes by the clock, such as probes, and records none of it.
+
 A request that no route answers gets 404 and fails the test when the block ends. `arrived(n)` waits until
 n requests came, also those that are not answered yet; `most_at_once` counts those that were under way
 together. One double serves any number of connections, also of other processes.
@@ -102,6 +104,7 @@ class ProviderDouble:
         self.most_at_once = 0
         self.url = ""
         self._routes: list[tuple[str, str, list[Answer]]] = []
+        self._aside: list[tuple[str, str, Reply]] = []
         self._under_way = 0
         self._came = asyncio.Condition()
         self._server: asyncio.Server | None = None
@@ -111,6 +114,10 @@ class ProviderDouble:
         """Script a route: each reply once, in order, and the last for ever."""
         assert replies, "a route needs a reply"
         self._routes.insert(0, (method, path, list(replies)))
+
+    def aside(self, method: str, path: str, reply: Reply) -> None:
+        """Answer these requests always so, and record none."""
+        self._aside.append((method, path, reply))
 
     def sent(self, method: str, path: str = "*") -> list[Request]:
         """Return the requests that came for a path, which may hold `*`."""
@@ -144,6 +151,10 @@ class ProviderDouble:
         try:
             while True:
                 request = await _read(reader)
+                if (aside := self._besides(request)) is not None:
+                    if not await _send(writer, aside):
+                        return
+                    continue
                 self._under_way += 1
                 self.most_at_once = max(self.most_at_once, self._under_way)
                 try:
@@ -159,6 +170,10 @@ class ProviderDouble:
             pass  # the client hung up
         finally:
             writer.transport.abort() if writer.transport.get_write_buffer_size() else writer.close()
+
+    def _besides(self, request: Request) -> Reply | None:
+        found = (reply for m, path, reply in self._aside if request.method == m and fnmatchcase(request.path, path))
+        return next(found, None)
 
     async def _reply(self, request: Request) -> Reply:
         for method, path, replies in self._routes:

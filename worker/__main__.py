@@ -23,6 +23,7 @@ from worker.operate.cli import read_settings, sluice
 from worker.operate.doctor.command import doctor
 from worker.operate.embeddings_server import embeddings_server
 from worker.operate.erase import erase
+from worker.operate.health import watched
 from worker.operate.jobs import jobs
 from worker.operate.models import models
 from worker.operate.queue import queue
@@ -49,6 +50,7 @@ from worker.queue.listener import Listener
 from worker.queue.maintenance import Maintenance, Retention
 from worker.queue.polls import Polls, Sent
 from worker.queue.polls import Spent as ParseSpent
+from worker.queue.probes import Probed, Provider
 from worker.queue.reconcile import Reconcile
 from worker.queue.runner import Runner
 from worker.queue.wakeups import Wakeups
@@ -182,11 +184,10 @@ async def run_worker(settings: Settings, make: Adapters = adapters, database: ty
             db, store, parsers, batcher, embedder.count_tokens, max_file_bytes=settings.max_file_bytes,
             max_chunk_tokens=min(settings.chunk_tokens, embedder.model.max_tokens),
         )  # fmt: skip
+        leases = Leases(db, lease_seconds=settings.lease_seconds, renew_seconds=settings.renew_seconds)
+        wakeups = _wakeups(db, settings, randomness)
         runner = Runner(
-            db,
-            Attempts(db, work, directory, settings.job_seconds, randomness),
-            Leases(db, lease_seconds=settings.lease_seconds, renew_seconds=settings.renew_seconds),
-            _wakeups(db, settings, randomness),
+            db, Attempts(db, work, directory, settings.job_seconds, randomness), leases, wakeups,
             Maintenance(
                 db,
                 randomness=randomness,
@@ -207,8 +208,18 @@ async def run_worker(settings: Settings, make: Adapters = adapters, database: ty
         logger.bind(
             slots=settings.slots, pooler=db.shared, parser=parsers.main.name, embedder=embedder.model.name
         ).info("worker started")
-        await runner.run()
+        async with watched(
+            settings, worker_id, runner, leases, wakeups, shared=db.shared, model=embedder.model,
+            parser=parsers.main.name, providers=_providers(embedder, parsers.main),
+        ):  # fmt: skip
+            await runner.run()
         logger.info("worker stopped")
+
+
+def _providers(embedder: Embedder, parser: Parser) -> dict[str, Provider]:
+    """Return the services beyond the project that this worker uses, and how each is asked."""
+    asked = {"openai": embedder, "llamaparse": parser}
+    return {name: adapter.probe for name, adapter in asked.items() if isinstance(adapter, Probed)}
 
 
 async def _configure_limits(db: Database, settings: Settings, provider: str) -> None:

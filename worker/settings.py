@@ -111,6 +111,14 @@ class Settings(BaseSettings):
     webhook_url: str | None = None
     webhook_secret: SecretStr | None = Field(default=None, min_length=16)
 
+    # What tells about this worker: a port for /live, /ready and /metrics, and how long its loop may stand still.
+    health_port: int | None = Field(default=None, ge=0, le=65_535)
+    health_host: str = Field(default="127.0.0.1", min_length=1)
+    wedged_seconds: float = Field(default=60, ge=0.5, le=3600)
+    git_sha: str | None = Field(
+        default=None, max_length=64, validation_alias=AliasChoices("SLUICE_GIT_SHA", "RENDER_GIT_COMMIT")
+    )
+
     temp_dir: Path | None = None
     log_level: str = "INFO"
 

@@ -12,6 +12,7 @@ from tests.benchmarks import performance
 from tests.chaos.record import run, table, write
 
 PAGE = deno.REPOSITORY / "docs" / "reliability.md"
+OPERATIONS = deno.REPOSITORY / "docs" / "operations.md"
 # As one types it in the repository, where the runs take place.
 PYTHON = ".venv/bin/python"
 # A fault each second or so: over the jobs of all seeds some hundreds of kills at every stage.
@@ -28,6 +29,7 @@ PARTS: dict[str, list[str]] = {
     "search": ["scripts/bench search"],
     "bench": list(performance.COMMANDS),
     "uploads": [f"{PYTHON} -m tests.large_upload 200"],
+    "health": [f"{PYTHON} -m tests.chaos.health --json"],
     "mutants": [f"{PYTHON} -m tests.mutants 10000 1"],
 }
 # A queue without its fence must be found out.
@@ -61,6 +63,7 @@ def _write_page() -> None:
         "uploads": _uploads, "mutants": _mutants,
     }  # fmt: skip
     write(PAGE, {part: (part, make) for part, make in tables.items()})
+    write(OPERATIONS, {"health": ("health", _health)})
     performance.write_page()
 
 
@@ -146,6 +149,30 @@ def _mutants(lines: list[dict[str, Any]]) -> str:
             for line in lines if (r := line.get("report"))
         ],
     )  # fmt: skip
+
+
+def _health(lines: list[dict[str, Any]]) -> str:
+    """Write the newest run."""
+    line = [line for line in lines if "report" in line][-1]
+    report = line["report"]
+    rows: list[list[Any]] = [
+        [f"{name}: seconds until `unhealthy`; until `ok` again once it is mended",
+         f"{_each(fault['unhealthy_seconds'])}; {_each(fault['ok_again_seconds'])}"]
+        for name, fault in report["faults"].items()
+    ]  # fmt: skip
+    answers, cost = report["answers"], report["cost"]
+    rows += [
+        [f"an answer of the edge function, of {answers['count']}: p50, p95, max ms",
+         f"{answers['p50_ms']}, {answers['p95_ms']}, {answers['max_ms']}"],
+        ["a heartbeat with all its probes: share of one processor", f"{cost['cpu_percent']} %"],
+        ["by how much the event loop came late beside it, at most; and without it",
+         f"{cost['loop_late_ms_at_most']} ms; {cost['loop_late_ms_without']} ms"],
+    ]  # fmt: skip
+    return f"{table(['what', 'measured'], rows)}\n\n{line['date']}, {line['commit']}, `{line['command']}`."
+
+
+def _each(seconds: list[float]) -> str:
+    return ", ".join(map(str, seconds))
 
 
 def _queue(lines: list[dict[str, Any]]) -> str:

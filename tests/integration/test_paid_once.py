@@ -43,6 +43,7 @@ async def stack(temporary_directory: Path) -> AsyncIterator[Stack]:
 async def double() -> AsyncIterator[ProviderDouble]:
     async with ProviderDouble() as running:
         running.on("POST", PATH, answer)
+        running.aside("GET", "/v1/models/*", Reply(200, {}))
         yield running
 
 

@@ -145,6 +145,7 @@ async def test_neither_logs_nor_rows_hold_a_key_a_token_or_a_documents_text(
     made = files(word)
     async with ProviderDouble() as double:
         double.on("POST", PATH, echo)
+        double.aside("GET", "/v1/models/*", Reply(401, {"error": {"message": f"Incorrect API key provided: {KEY}"}}))
         settings: dict[str, Any] = {
             "SLUICE_EMBEDDER": "openai", "OPENAI_API_KEY": KEY, "SLUICE_EMBED_DIMENSIONS": str(MODEL.dimensions),
             "SLUICE_LOG_LEVEL": level, "OPENAI_BASE_URL": f"{double.url}/v1",

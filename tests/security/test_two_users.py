@@ -162,6 +162,7 @@ async def test_rpc_arguments_with_foreign_ids_reach_nothing(attack: Attack) -> N
         ("cancel_jobs", {"tenant": world.ada.id}),
         ("admit_search", {"user_id": world.ada.id}),
         ("record_search", {"request": str(uuid4()), "payer": world.ada.id, "provider": "x", "model": "m", "tokens": 1}),
+        ("health", {}),
         ("parse_hint", {"parse_id": world.parse, "secret_sha256": "00" * 32, "digest": "00" * 32}),
     ]
     for name, arguments in calls:

@@ -225,6 +225,23 @@ select pg_notify($1::text, $2::text);
 -- name: backend_pid
 select pg_backend_pid();
 
+-- name: beat
+select ingest.beat($1::uuid, $2::text, $3::text, $4::int, $5::text, $6::int, $7::int, $8::text, $9::text, $10::text, $11::text, $12::text),
+       set_config('synchronous_commit', 'off', true) as no_wait;
+
+-- name: leave_worker
+select ingest.leave_worker($1::uuid);
+
+-- name: take_probes
+select take_probes as service, set_config('synchronous_commit', 'off', true) as no_wait
+  from ingest.take_probes($1::uuid, $2::text[], $3::interval);
+
+-- name: record_probe
+select ingest.record_probe($1::uuid, $2::text, $3::real, $4::text, $5::text), set_config('synchronous_commit', 'off', true) as no_wait;
+
+-- name: queue_depth
+select ingest.queue_depth();
+
 -- Operators' own: the worker may not.
 
 -- name: list_models

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from worker.settings import Settings
 
 
-def _version() -> str:
+def installed_version() -> str:
+    """Return the version of this distribution."""
     try:
         return version("sluice")
     except PackageNotFoundError:
@@ -21,7 +22,7 @@ def _version() -> str:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(_version(), prog_name="sluice")
+@click.version_option(installed_version(), prog_name="sluice")
 def sluice() -> None:
     """Files uploaded to Supabase Storage become searchable chunks in the same project."""
 

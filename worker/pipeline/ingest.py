@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from worker import metrics
 from worker.db.pool import Database, VectorsMissing
 from worker.errors import Rejected
 from worker.model import Chunk, Claim, Stage
@@ -100,6 +101,7 @@ class Ingest:
                     model_id=self.batcher.vectors.model_id, parse_id=parse_id, title=parsed.title, left=left,
                     detail={"pages": len(parsed.pages), "chunks": len(chunks), "embedded": embedded},
                 )  # fmt: skip
+                stages.published(len(chunks))
                 return
             except VectorsMissing:
                 settling(False)
@@ -142,9 +144,15 @@ class _Stages:
     def leave(self, detail: Mapping[str, object]) -> str:
         """End the stage, and return in JSON all that were left and are not told yet."""
         now = self._clock()
+        metrics.STAGE_SECONDS.labels(self._stage).observe(now - self._since)
         self._left.append({"stage": self._stage, "seconds": round(now - self._since, 6), "detail": detail})
         self._since = now
         return json.dumps(self._left)
+
+    def published(self, chunks: int) -> None:
+        """Count what is published now."""
+        metrics.STAGE_SECONDS.labels("publish").observe(self._clock() - self._since)
+        metrics.CHUNKS.inc(chunks)
 
     async def report(self, share: float) -> None:
         """Move the bar inside the stage, at most once a second: each move is a row that people see."""

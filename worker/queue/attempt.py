@@ -15,6 +15,7 @@ from typing import Protocol
 
 from loguru import logger
 
+from worker import metrics
 from worker.db.pool import Database
 from worker.errors import (
     IngestError,
@@ -84,11 +85,13 @@ class Attempts:
             path.unlink(missing_ok=True)
         seconds = round(time.monotonic() - started, 3)
         if error is None:
+            metrics.JOBS.labels("complete").inc()
             log.bind(seconds=seconds).info("complete")
             await self._works_again(claim)
             return
         held.settling = True
         verdict = await self._settle(claim, error)
+        metrics.JOBS.labels(verdict or "stale").inc()
         told = log.bind(seconds=seconds, code=error.code, detail=error.detail)
         told.log("WARNING" if verdict in ("retry", "discard") else "INFO", verdict or "stale claim")
 

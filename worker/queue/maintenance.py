@@ -10,6 +10,7 @@ from datetime import timedelta
 
 from loguru import logger
 
+from worker import metrics
 from worker.db.pool import Database
 from worker.errors import IngestError
 from worker.queue.polls import Polls
@@ -100,6 +101,7 @@ class Maintenance:
     async def rescue(self) -> int:
         """Return jobs whose lease ran out to the queue; another worker may be doing it already."""
         rows = await self._db.fetch("rescue_jobs")
+        metrics.RESCUED.inc(len(rows))
         for row in rows:
             logger.bind(job=row["job_id"], state=row["state"]).warning("rescue")
         return 0  # each was logged by itself

@@ -18,6 +18,7 @@ from typing import Any
 
 from loguru import logger
 
+from worker import metrics
 from worker.db.pool import Database
 from worker.errors import IngestError, Misconfigured, Rejected, Throttled
 from worker.model import DocumentId, JobId, Parsed, ParseId, TenantId
@@ -75,7 +76,8 @@ class Polls:
         ids = (sent.parse_id, sent.reference)
         try:
             try:
-                parsed = await self.parser.poll(sent.reference)
+                with metrics.asking(self.parser.name):
+                    parsed = await self.parser.poll(sent.reference)
             except Rejected as exc:
                 log.bind(code=exc.code, detail=exc.detail).warning("parse failed")
                 await self.db.fetchval("fail_remote_parse", *ids, exc.code, exc.public_message)

@@ -18,6 +18,7 @@ from uuid import UUID
 import asyncpg
 from loguru import logger
 
+from worker import metrics
 from worker.db.pool import Database
 from worker.errors import IngestError
 from worker.model import Claim
@@ -51,6 +52,17 @@ class Runner:
         self._stopping = asyncio.Event()
         self._hurrying = asyncio.Event()
         self._claimed = 0.0
+        self._claims_answered = True
+
+    @property
+    def draining(self) -> bool:
+        """Whether it was told to stop."""
+        return self._stopping.is_set()
+
+    @property
+    def claiming(self) -> bool:
+        """Whether the last claim, if there was one, was answered."""
+        return self._claims_answered and not self.draining
 
     def stop(self) -> None:
         """Stop claiming and drain; called a second time, hand back at once what is still running."""
@@ -94,10 +106,13 @@ class Runner:
             try:
                 async with asyncio.timeout(_CLAIM_SECONDS):
                     await self._claim(free)
+                self._claims_answered = True
             except TimeoutError:
+                self._claims_answered = False
                 # Answered or not: what it may have claimed is rescued when its lease ends.
                 logger.bind(seconds=_CLAIM_SECONDS).warning("claim was not answered")
             except IngestError as exc:
+                self._claims_answered = False
                 logger.bind(code=exc.code, detail=exc.detail).warning("claim failed")
 
     async def _worth_a_claim(self) -> int:
@@ -119,6 +134,7 @@ class Runner:
     async def _claim(self, free: int) -> None:
         since = self._claimed = asyncio.get_running_loop().time()
         rows = await self._db.fetch("claim_jobs", self._worker_id, free, self._leases.lease, self._tenant_cap)
+        metrics.CLAIMS.inc(len(rows))
         for row in rows:
             self._leases.hold(_claim(row), self._start, since)
 

@@ -23,6 +23,14 @@ export function secretKey(): string {
   throw new Error("Neither SUPABASE_SECRET_KEYS, SUPABASE_SECRET_KEY nor SUPABASE_SERVICE_ROLE_KEY is set.");
 }
 
+/** Every key that acts as service_role, the new kind and the legacy one. */
+export function secretKeys(): string[] {
+  const several = Deno.env.get("SUPABASE_SECRET_KEYS");
+  const single = ["SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY"].map((name) => Deno.env.get(name));
+  return [...(several ? Object.values(JSON.parse(several) as Record<string, string>) : []), ...single]
+    .filter((key): key is string => Boolean(key));
+}
+
 /** Every key of this project that a caller may send, the new kind and the legacy one. */
 export function knownKeys(): string[] {
   const several = ["SUPABASE_PUBLISHABLE_KEYS", "SUPABASE_SECRET_KEYS"].flatMap((name) => {

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from worker import metrics
 from worker.errors import IngestError, Rejected, Throttled, Transient
 from worker.model import Claim, TenantId
 from worker.pipeline.embed.embedder import Embedder, check_vectors
@@ -282,8 +283,9 @@ class Batcher:
         try:
             for text in batch:
                 text.sent = True
-            vectors = await self._embedder.embed([text.content for text in batch], billed=bills.append)
-            check_vectors(vectors, count=len(batch), model=model)
+            with metrics.asking(model.provider):
+                vectors = await self._embedder.embed([text.content for text in batch], billed=bills.append)
+                check_vectors(vectors, count=len(batch), model=model)
             await self._store(batch, vectors)
         except Rejected as exc:
             self._unsent(batch)
@@ -316,6 +318,8 @@ class Batcher:
 
     async def _tell(self, payers: Sequence[Order], batch: Sequence[_Text], billed: int | None) -> None:
         """Write down what a request cost."""
+        used = billed if billed is not None else sum(text.tokens for text in batch)
+        metrics.TOKENS.labels(self._embedder.model.provider).inc(used)
         if self._spent is not None:
             counts = [(payer.claim, text.tokens) for payer, text in zip(payers, batch, strict=True)]
             await self._spent(shares(self._embedder.model, counts, billed))

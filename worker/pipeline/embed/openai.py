@@ -15,7 +15,9 @@ from base64 import b64decode
 from collections.abc import Callable, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Literal
+from urllib.parse import quote
 
+import httpx
 import numpy as np
 from numpy.typing import NDArray
 from openai import APIConnectionError, APIStatusError, AsyncOpenAI, OpenAIError
@@ -24,6 +26,7 @@ from worker.errors import IngestError, Misconfigured, Rejected, Throttled, Trans
 from worker.model import EmbeddingModel
 from worker.pipeline.embed.cl100k import Cl100k
 from worker.pipeline.embed.embedder import Batching, check_vectors, invalid_answer, unbilled
+from worker.pipeline.probe import ask
 
 PROVIDER = "openai"
 BASE_URL = "https://api.openai.com/v1"
@@ -53,6 +56,7 @@ class OpenAIEmbedder:
         self.model = model
         self.batching = batching
         self._counter = Cl100k()
+        self._key, self._base_url = key, base_url.rstrip("/")
         self._client = AsyncOpenAI(api_key=key, base_url=base_url, max_retries=0, timeout=seconds)
         self._options: dict[str, object] = {"model": model.name, "encoding_format": encoding}
         if send_dimensions:
@@ -101,6 +105,29 @@ class OpenAIEmbedder:
             raise _unavailable(type(exc).__name__) from exc
         except (OpenAIError, ValueError, KeyError, TypeError) as exc:
             raise invalid_answer(self.model, type(exc).__name__) from exc
+
+    async def probe(self, http: httpx.AsyncClient) -> None:
+        """Ask for the model's description, which costs nothing; raises the errors of errors.py.
+
+        Servers that speak the protocol need not know that request; of those it is enough that they answer. And a key
+        that may embed need not be allowed to read descriptions: that refusal comes after the key was looked up.
+        """
+
+        def enough(answer: httpx.Response) -> bool:
+            if answer.status_code in (404, 405):
+                return self._base_url != BASE_URL
+            return answer.status_code in (401, 403) and "missing scopes" in answer.text.lower()
+
+        try:
+            await ask(
+                http, f"{self._base_url}/models/{quote(self.model.name, safe='')}",
+                {"authorization": f"Bearer {self._key}"},
+                service="The embedding service", settings="OPENAI_API_KEY and OPENAI_BASE_URL", enough=enough,
+            )  # fmt: skip
+        except Misconfigured as exc:
+            if exc.code == "not_found":
+                raise _no_such_model(self.model, exc.detail or "") from exc
+            raise
 
     async def aclose(self) -> None:
         await self._client.close()

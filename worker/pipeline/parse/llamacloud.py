@@ -11,11 +11,13 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+import httpx
+
 from worker.errors import Misconfigured
 from worker.model import Parsed, Source
 from worker.pipeline.parse import answers
 from worker.pipeline.parse.parser import JsonValue, Webhook
-from worker.pipeline.parse.remote import REQUEST_SECONDS, SUBMIT_SECONDS, Setup, file_name
+from worker.pipeline.parse.remote import REQUEST_SECONDS, SUBMIT_SECONDS, Setup, file_name, probe
 
 _EVENTS = ("parse.success", "parse.error", "parse.partial_success", "parse.cancelled")
 
@@ -91,6 +93,10 @@ class LlamaCloudParser:
         if status not in ("COMPLETED", "SUCCESS", "PARTIAL_SUCCESS"):
             return None  # PENDING, RUNNING, and what may be added: the parse ends by its age
         return await asyncio.to_thread(self._read, answer)
+
+    async def probe(self, http: httpx.AsyncClient) -> None:
+        """Ask for what costs nothing, on a client of the caller's; raises the errors of errors.py."""
+        await probe(self._setup, http)
 
     async def aclose(self) -> None:
         """Close the connections."""

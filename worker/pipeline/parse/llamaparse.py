@@ -20,7 +20,7 @@ from worker.errors import IngestError, Misconfigured
 from worker.model import Parsed, Source
 from worker.pipeline.parse import answers
 from worker.pipeline.parse.parser import JsonValue, Webhook
-from worker.pipeline.parse.remote import REQUEST_SECONDS, SUBMIT_SECONDS, Setup, file_name
+from worker.pipeline.parse.remote import REQUEST_SECONDS, SUBMIT_SECONDS, Setup, file_name, probe
 
 _DONE = frozenset({"SUCCESS", "PARTIAL_SUCCESS"})
 _CANCELLED = frozenset({"CANCELLED", "CANCELED"})
@@ -85,6 +85,10 @@ class LlamaParseParser:
             return None  # PENDING, and what may be added: the parse ends by its age
         result = await self._get(f"/api/parsing/job/{quote(reference, safe='')}/result/json")
         return await asyncio.to_thread(self._read, result)
+
+    async def probe(self, http: httpx.AsyncClient) -> None:
+        """Ask for what costs nothing, on a client of the caller's; raises the errors of errors.py."""
+        await probe(self._setup, http)
 
     async def aclose(self) -> None:
         """Close the connections."""

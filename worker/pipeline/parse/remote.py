@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
+import httpx
+
 from worker.model import Source
 from worker.pipeline import filetype
 from worker.pipeline.limits import Limits
 from worker.pipeline.parse.answers import Bounds
 from worker.pipeline.parse.parser import JsonValue
+from worker.pipeline.probe import ask
 
+BASE_URL = "https://api.cloud.llamaindex.ai"
 REQUEST_SECONDS = 60.0
 SUBMIT_SECONDS = 300.0
 """A large file on a slow line; what is given up too early is paid for twice."""
@@ -52,6 +56,15 @@ class Setup:
     def asked_pages(self) -> int:
         """Return the page limit that the service is told: one more than ours, so that a cut document shows."""
         return self.bounds.max_pages + 1
+
+
+async def probe(setup: Setup, http: httpx.AsyncClient) -> None:
+    """Ask the service which projects our key may see, which costs nothing; raises the errors of errors.py."""
+    url = f"{(setup.base_url or BASE_URL).rstrip('/')}/api/v1/projects"
+    await ask(
+        http, url, {"authorization": f"Bearer {setup.api_key}"},
+        service="The service that reads the files", settings="LLAMA_CLOUD_API_KEY and LLAMA_CLOUD_BASE_URL",
+    )  # fmt: skip
 
 
 def file_name(source: Source) -> str:

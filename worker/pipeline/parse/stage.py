@@ -10,6 +10,7 @@ from datetime import timedelta
 
 from loguru import logger
 
+from worker import metrics
 from worker.db.pool import Database
 from worker.errors import IngestError, Rejected, StaleClaim, Transient, Waiting
 from worker.model import Claim, ModelId, Page, Parsed, ParseId, Source
@@ -121,7 +122,8 @@ async def _send_away(
     if parsers.allow is not None:
         await parsers.allow(claim.tenant_id)
     webhook = await parsers.webhook(claim, parse_id) if parsers.webhook is not None else None
-    reference = await parser.submit(source, webhook)
+    with metrics.asking(parser.name):
+        reference = await parser.submit(source, webhook)
     for left in reversed(range(_NOTE_TRIES)):
         try:
             await db.fetchval("note_submitted", claim.job_id, claim.number, parse_id, reference, FIRST_POLL)
