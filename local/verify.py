@@ -54,7 +54,7 @@ async def _verify(files: list[str], options: list[str]) -> int:
         temporary = directory / "tmp"
         temporary.mkdir()
         os.environ["TMPDIR"] = str(temporary)
-        if sha := _git_sha():
+        if sha := git_sha():
             os.environ["SLUICE_GIT_SHA"] = sha
         print("Starting Postgres, the local Supabase and a worker …", file=sys.stderr, flush=True)
         url = await started.enter_async_context(embedding(directory / "embeddings.log"))
@@ -97,7 +97,8 @@ async def _run(stack: Stack, log: Path, files: list[str], options: list[str]) ->
                 await process.wait()
 
 
-def _git_sha() -> str | None:
+def git_sha() -> str | None:
+    """Return the commit of this clone, or None where it is none."""
     done = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=deno.REPOSITORY, capture_output=True, text=True, check=False, timeout=10
     )

@@ -29,17 +29,19 @@ from worker.pipeline.fetch import ObjectStore
 
 Hook = Callable[[Run], Awaitable[None]]
 SMALL, LARGE = ACCEPTANCE
+FOLDER = Path(os.environ.get("SLUICE_ACCEPTANCE", deno.REPOSITORY.parent / "shared" / "acceptance"))
+MISSING = f"The acceptance documents are not in {FOLDER}. SLUICE_ACCEPTANCE names another folder."
 # What a run may leave: our audit and Auth's own say what was done, and heartbeats and limits are not of a tenant.
-_NOT_OF_A_RUN = ("ingest.audit", "auth.audit_log_entries", "ingest.workers", "ingest.probes", "ingest.rate_limits", "ingest.alerts",
-                 "ingest.reconcile_runs")  # fmt: skip
+_NOT_OF_A_RUN = (
+    "ingest.audit", "auth.audit_log_entries", "ingest.workers", "ingest.probes", "ingest.rate_limits", "ingest.alerts",
+)  # fmt: skip
 
 
 def acceptance() -> list[Path]:
     """Return the two documents, or skip the test: they are beside the repository, not in it."""
-    folder = Path(os.environ.get("SLUICE_ACCEPTANCE", deno.REPOSITORY.parent / "shared" / "acceptance"))
-    files = [folder / known.name for known in ACCEPTANCE]
+    files = [FOLDER / known.name for known in ACCEPTANCE]
     if not all(file.is_file() for file in files):
-        pytest.skip(f"The acceptance documents are not in {folder}. SLUICE_ACCEPTANCE names another folder.")
+        pytest.skip(MISSING)
     return files
 
 

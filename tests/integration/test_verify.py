@@ -164,6 +164,29 @@ async def test_a_document_given_twice_is_wrong_usage(target: Proving) -> None:
     assert "given already" in " ".join(said.decode().split())
 
 
+@pytest.mark.parametrize(
+    ("wrong", "status", "told"),
+    [
+        ({"SUPABASE_URL": "nonsense"}, 1, "The client refuses SUPABASE_URL"),
+        ({"SUPABASE_PUBLISHABLE_KEY": "sb_publishable_of_another_project"}, 1, "was refused: 401"),
+        ({"DATABASE_URL": ""}, 1, "database"),
+        ({"SUPABASE_PUBLISHABLE_KEY": ""}, 2, "SUPABASE_PUBLISHABLE_KEY"),
+    ],
+)
+async def test_wrong_settings_are_told_and_nothing_is_made(
+    target: Proving, wrong: dict[str, str], status: int, told: str
+) -> None:
+    before = await target.counts()
+
+    process = await target.start(str(acceptance()[0]), "--out", "wrong.json", **wrong)
+    out, said = await process.communicate()
+
+    assert process.returncode == status, said.decode()
+    assert told in " ".join((out + said).decode().split())
+    assert "Traceback" not in said.decode()
+    assert await target.counts() == before
+
+
 async def test_local_refuses_a_project_elsewhere(target: Proving) -> None:
     process = await target.start(str(acceptance()[0]), "--target", "local", SUPABASE_URL="https://abc.example.com")
     _, said = await process.communicate()
@@ -186,7 +209,6 @@ async def test_a_run_leaves_no_row_no_file_and_no_user(target: Proving) -> None:
     [
         ("on public.chunks for select to authenticated using (true)", ["isolation.tables", "isolation.search"]),
         ("on public.job_events for select to authenticated using (true)", ["isolation.tables"]),
-        ("on storage.objects for select to authenticated using (true)", ["isolation.storage"]),
         ("on storage.objects for all to authenticated using (true) with check (true)", ["isolation.storage"]),
     ],
 )

@@ -17,7 +17,7 @@ from worker.pipeline.fetch import ObjectStore
 
 # A worker that still reads one of the files notices when it next renews or reports, and writes its bill after that.
 _ROUNDS = 10
-_PAUSE_SECONDS = 2.0
+_PAUSE_SECONDS = 1.5
 # What the worker's login may not remove; it goes with retention, or by `sluice erase` as the owner.
 _HISTORY = frozenset({
     "auth.users", "public.tenants", "public.jobs", "public.job_events", "public.pages", "ingest.parses",

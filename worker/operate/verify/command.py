@@ -89,6 +89,8 @@ def run(
 
     run_id = secrets.token_hex(5)
     path = out or Path(f"verify-{run_id}.json")
+    if not path.parent.is_dir():
+        raise click.UsageError(f"There is no directory {path.parent} for the report. Make it, or choose another --out.")
     asked = Asked(
         run_id, Target(settings.supabase_url, publishable_key, settings.supabase_secret_key.get_secret_value()), target,
         timeout, settings.chunk_tokens, git_sha, worker_log, _secrets_of(settings, publishable_key),

@@ -22,10 +22,11 @@ from supabase import (
     FunctionsError,
     PostgrestAPIError,
     StorageException,
+    SupabaseException,
     acreate_client,
 )
 
-from worker.errors import Unavailable
+from worker.errors import Misconfigured, Unavailable
 
 _SECONDS = 60.0
 _ROWS = 1000
@@ -193,7 +194,16 @@ async def _confirm(target: Target, user_id: str) -> None:
 async def _client(target: Target, key: str) -> AsyncIterator[AsyncClient]:
     async with httpx.AsyncClient(timeout=_SECONDS) as http:
         options = AsyncClientOptions(auto_refresh_token=False, persist_session=False, httpx_client=http)
-        yield await acreate_client(target.url, key, options)
+        try:
+            client = await acreate_client(target.url, key, options)
+        except SupabaseException as exc:
+            raise Misconfigured(
+                "target_settings",
+                "The client refuses SUPABASE_URL or one of the keys. Check SUPABASE_URL, SUPABASE_PUBLISHABLE_KEY and "
+                "SUPABASE_SECRET_KEY.",
+                detail=str(exc),
+            ) from exc
+        yield client
 
 
 def subject_of(token: str) -> str:

@@ -239,8 +239,9 @@ class Run:
                 made = [str(row["users_of_run"]) for row in await self.db.fetch("users_of_run", self.asked.run_id)]
                 self.users += [user for user in made if user not in self.users]
                 self.report["left"] = await clean_up(
-                    self.db, self.store, self.asked.target, self.users, self.objects, self.checks, whole=whole
-                )
+                    self.db, self.store, self.asked.target, self.users, self.objects, self.checks,
+                    whole=whole or not self.objects,
+                )  # fmt: skip
         except (TimeoutError, IngestError) as exc:
             ids = ", ".join(self.users)
             why = exc.public_message if isinstance(exc, IngestError) else f"not done within {_CLEAN_UP_SECONDS:.0f} s"
