@@ -18,11 +18,11 @@ import httpx
 from supabase import (
     AsyncClient,
     AsyncClientOptions,
+    AsyncSupabaseException,
     AuthError,
     FunctionsError,
     PostgrestAPIError,
     StorageException,
-    SupabaseException,
     acreate_client,
 )
 
@@ -196,7 +196,7 @@ async def _client(target: Target, key: str) -> AsyncIterator[AsyncClient]:
         options = AsyncClientOptions(auto_refresh_token=False, persist_session=False, httpx_client=http)
         try:
             client = await acreate_client(target.url, key, options)
-        except SupabaseException as exc:
+        except AsyncSupabaseException as exc:
             raise Misconfigured(
                 "target_settings",
                 "The client refuses SUPABASE_URL or one of the keys. Check SUPABASE_URL, SUPABASE_PUBLISHABLE_KEY and "
