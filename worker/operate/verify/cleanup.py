@@ -39,11 +39,12 @@ async def clean_up(
     owner = True
     left: dict[str, int] = {}
     quiet = 0
-    for number in range(_ROUNDS):
+    for _ in range(_ROUNDS):
+        problems = []  # what the next round puts right was none
         for tenant in tenants:
             owner = await _erase(db, store, tenant, objects, problems) and owner
         for user in users:
-            await _remove_user(db, target, user, problems if number == _ROUNDS - 1 else [])
+            await _remove_user(db, target, user, problems)
         left = await _left(db, tenants, problems)
         quiet = 0 if left and owner else quiet + 1
         # Twice in a row where a worker may be at work: the row of a moment ago may not be the last one.
@@ -55,11 +56,12 @@ async def clean_up(
         ids = " ".join(str(tenant) for tenant in tenants)
         checks.skip(
             "cleanup.left", "run",
-            f"DATABASE_URL may not erase, so history stays: {told}. As the owner: sluice erase TENANT, for {ids}",
+            f"DATABASE_URL may not erase, so history stays: {told}. As the owner: sluice erase TENANT, for {ids}"
+            + (", and remove these users in Auth" if "auth.users" in left else ""),
         )  # fmt: skip
     else:
         said = "; ".join([*dict.fromkeys(problems), *([told] if told else [])])
-        checks.add("cleanup.left", "run", not left and not (problems and owner), said or "nothing is left")
+        checks.add("cleanup.left", "run", not left and not problems, said or "nothing is left")
     return {"rows": left, "users": [str(tenant) for tenant in tenants] if left else [], "problems": problems}
 
 

@@ -154,7 +154,8 @@ async def signed_up(target: Target, run_id: str, who: str, made: list[str]) -> A
         except Refused:
             # Sign-ups may be off, limited, or refuse the domain: servers may make users all the same.
             person.id, session = await _made_by_server(target, email, password), None
-        made.append(person.id)
+        if person.id:
+            made.append(person.id)
         if session is not None:
             person.subjects.append(subject_of(session.access_token))
         else:
