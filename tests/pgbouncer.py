@@ -16,11 +16,14 @@ MISSING = "PgBouncer is not installed here, so nothing about poolers was proven:
 
 
 @contextlib.contextmanager
-def pgbouncer(directory: Path, target: str, *, mode: str, backends: int) -> Iterator[str]:
+def pgbouncer(
+    directory: Path, target: str, *, mode: str, backends: int, tls: tuple[Path, Path] | None = None
+) -> Iterator[str]:
     """Run a pooler before the database URL `target`, and give the URL that leads through it.
 
-    `mode` is "transaction" or "session"; at most `backends` connections go to Postgres. As root it
-    runs as nobody, because PgBouncer refuses root; `directory` must be reachable for that user.
+    `mode` is "transaction" or "session"; at most `backends` connections go to Postgres. With `tls`, a certificate
+    and its key in `directory`, clients must encrypt. As root it runs as nobody, because PgBouncer refuses root;
+    `directory` must be reachable for that user.
     """
     assert PROGRAM is not None
     parts = urlsplit(target)
@@ -34,10 +37,15 @@ def pgbouncer(directory: Path, target: str, *, mode: str, backends: int) -> Iter
         f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
         f"auth_type = scram-sha-256\nauth_file = {users}\n"
         f"pool_mode = {mode}\ndefault_pool_size = {backends}\nserver_login_retry = 1\n"
+        + (
+            f"client_tls_sslmode = require\nclient_tls_cert_file = {tls[0]}\nclient_tls_key_file = {tls[1]}\n"
+            if tls
+            else ""
+        )
     )
     user = "nobody" if os.geteuid() == 0 else None
     if user is not None:
-        for path in (users, settings):
+        for path in (users, settings, *(tls or ())):
             shutil.chown(path, user)
     process = subprocess.Popen(
         [PROGRAM, "-q", str(settings)], user=user, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -30,6 +30,7 @@ from worker.operate.queue import queue
 from worker.operate.quota import quota
 from worker.operate.reconcile import backfill, reconcile
 from worker.operate.usage import budget, usage
+from worker.operate.verify.command import verify
 from worker.pipeline.embed.batcher import Batcher
 from worker.pipeline.embed.embedder import Batching, Embedder
 from worker.pipeline.embed.vectors import Vectors
@@ -72,6 +73,7 @@ sluice.add_command(erase)
 sluice.add_command(jobs)
 sluice.add_command(queue)
 sluice.add_command(embeddings_server)
+sluice.add_command(verify)
 
 
 @sluice.command()

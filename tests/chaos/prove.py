@@ -1,4 +1,4 @@
-"""`scripts/prove`: the heavy counts; each run is a line in docs/proofs, and two pages are made of them."""
+"""`scripts/prove`: the heavy counts; each run is a line in docs/proofs, and three pages are made of them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from local import deno
+from tests import proved_phases
 from tests.benchmarks import performance
 from tests.chaos.record import run, table, write
 
@@ -31,6 +32,7 @@ PARTS: dict[str, list[str]] = {
     "uploads": [f"{PYTHON} -m tests.large_upload 200"],
     "health": [f"{PYTHON} -m tests.chaos.health --json"],
     "mutants": [f"{PYTHON} -m tests.mutants 10000 1"],
+    "verify": [f"{PYTHON} -m tests.verify_phases"],
 }
 # A queue without its fence must be found out.
 _EXPECTED_EXIT = {"fence": 1}
@@ -65,6 +67,7 @@ def _write_page() -> None:
     write(PAGE, {part: (part, make) for part, make in tables.items()})
     write(OPERATIONS, {"health": ("health", _health)})
     performance.write_page()
+    proved_phases.write_page()
 
 
 def _chaos(lines: list[dict[str, Any]]) -> str:

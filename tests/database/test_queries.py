@@ -12,7 +12,7 @@ from worker.db import queries
 NAMES = sorted(queries.load())
 # Called with an operator's login only.
 OPERATORS = {"add_embedding_model", "activate_embedding_model", "documents_without_vectors",
-             "erasable", "objects_of", "erase_rows"}  # fmt: skip
+             "erasable", "objects_of", "erase_rows", "remove_verify_users"}  # fmt: skip
 UTILITY = [name for name in NAMES if queries.load()[name].startswith("create temp table")]
 
 

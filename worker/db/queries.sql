@@ -262,3 +262,6 @@ select bucket_id, name from ingest.objects_of($1::uuid, $2::int);
 
 -- name: erase_rows
 select ingest.erase_rows($1::uuid, $2::int);
+
+-- name: remove_verify_users
+select ingest.remove_verify_users($1::uuid[]);

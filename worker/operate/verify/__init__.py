@@ -1,0 +1,1 @@
+"""`sluice verify`: the acceptance documents through a whole target, every artifact checked, and two runs compared."""
