@@ -11,6 +11,7 @@ it tells the SHA-256 only. A token that is not its own gets 401, another project
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from pathlib import Path
@@ -30,6 +31,8 @@ class ManagementDouble(ProviderDouble):
         self.functions: dict[str, dict[str, Any]] = {}
         self.secrets: dict[str, str] = {}
         self.files: dict[str, set[str]] = {}
+        self.held: asyncio.Event | None = None
+        """Until this is set, nobody is told the functions' settings."""
         project = f"/v1/projects/{REF}"
         self.on("GET", "/v1/projects/*", lambda request: self._refused(request) or Reply(404, {"message": "Not found"}))
         self.on("GET", project, self._authorised(lambda _: Reply(200, _PROJECT)))
@@ -96,6 +99,7 @@ class ManagementDouble(ProviderDouble):
                 }
                 for name, value in self.secrets.items()
             ],
+            until=self.held,
         )
 
     def _set_secrets(self, request: Request) -> Reply:

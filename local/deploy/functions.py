@@ -25,7 +25,7 @@ NOTE = "SLUICE_DEPLOYED"
 _EXPECTED = {"health": (200, 503)}
 _OTHERS = (405,)
 # A function that was just deployed may be cold, or not yet everywhere.
-_WAITS = (0.0, 1.0, 3.0, 6.0, 10.0)
+WAITS = (0.0, 1.0, 3.0, 6.0, 10.0)
 
 
 async def plan(target: Target) -> Plan:
@@ -83,14 +83,14 @@ def _note(project: Path, there: dict[str, dict[str, Any]]) -> str:
 
 
 async def _all_answer(target: Target, ours: list[str]) -> None:
-    await asyncio.gather(*(_answers(target, name) for name in ours))
+    await asyncio.gather(*(answers(target, name) for name in ours))
 
 
-async def _answers(target: Target, name: str) -> None:
+async def answers(target: Target, name: str) -> None:
     """Ask until it answers as it does when it runs; raises StackError with what it said instead."""
     expected = _EXPECTED.get(name, _OTHERS)
     said = ""
-    for wait in _WAITS if target.hosted else (0.0,):
+    for wait in WAITS if target.hosted else (0.0,):
         await asyncio.sleep(wait)
         answer = await asyncio.to_thread(ask, target, f"/functions/v1/{name}")
         if answer.status_code in expected and "BOOT_ERROR" not in answer.text:

