@@ -15,7 +15,7 @@ _SECRET = re.compile(r"KEY|SECRET|PASSWORD|TOKEN")
 _NOT_SECRET = ("SLUICE_EMBED_MAX_TOKENS", "SLUICE_CHUNK_TOKENS", "SLUICE_EMBED_BATCH_TOKENS",
                "SLUICE_EMBED_TOKENS_PER_MINUTE")  # fmt: skip
 # Functions read these, and the worker does not.
-_FUNCTIONS_ONLY = ("SLUICE_EMBEDDINGS_URL", "SLUICE_EMBEDDINGS_KEY", "SLUICE_CORS_ORIGINS")
+_FUNCTIONS_ONLY = ("SLUICE_EMBEDDINGS_URL", "SLUICE_EMBEDDINGS_KEY", "SLUICE_CORS_ORIGINS", "SLUICE_GIT_SHA")
 MASK = "********"
 
 
@@ -27,7 +27,10 @@ def of(target: Target, password: str | None) -> dict[str, str]:
         "SUPABASE_SECRET_KEY": target.secret_key,
     }
     found |= {name: value for name, value in target.given.items() if name not in _FUNCTIONS_ONLY}
-    if "SLUICE_WEBHOOK_SECRET" in found and target.api_url.startswith("https://"):
+    if secrets := found.get("SLUICE_WEBHOOK_SECRET", "").split():
+        # The function takes several, so that they can be changed; the worker signs with the first.
+        found["SLUICE_WEBHOOK_SECRET"] = secrets[0]
+    if secrets and target.api_url.startswith("https://"):
         found.setdefault("SLUICE_WEBHOOK_URL", f"{target.api_url}/functions/v1/parse-webhook")
     return found
 

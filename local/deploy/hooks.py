@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
 from collections.abc import Mapping
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from local.deploy import management
@@ -25,7 +27,7 @@ async def plan(target: Target) -> Plan:
         f"{len(ours)} of {len(FUNCTION_SETTINGS)} settings of the functions: {', '.join(ours) or 'none'}. "
         "Nothing is kept in the Vault.",
         changes,
-        tuple(warnings(target, listed)),
+        (*warnings(target, listed), *_uncommitted(target.project)),
     )
 
 
@@ -43,7 +45,26 @@ def digest(value: str) -> str:
 
 
 def _wanted(target: Target) -> dict[str, str]:
-    return {name: target.given[name] for name in FUNCTION_SETTINGS if name in target.given}
+    wanted = {name: target.given[name] for name in FUNCTION_SETTINGS if name in target.given}
+    commit = _git(target.project, "rev-parse", "HEAD")
+    return ({"SLUICE_GIT_SHA": commit} if commit else {}) | wanted
+
+
+def _uncommitted(project: Path) -> list[str]:
+    if _git(project, "status", "--porcelain", "--", "supabase"):
+        return ["The folder supabase/ has changes that no commit holds: what is deployed cannot be told by its commit."]
+    return []
+
+
+def _git(project: Path, *arguments: str) -> str | None:
+    """Return what git says of a checkout; None where there is no git, or no checkout."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", project, *arguments], capture_output=True, text=True, timeout=20, check=False
+        )
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def warnings(target: Target, listed: Mapping[str, str]) -> list[str]:

@@ -24,7 +24,9 @@ from worker.settings import Settings as WorkerSettings
 KEPT = deno.REPOSITORY / ".sluice" / "deploy"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 # What the edge functions read from their environment; the platform gives them the rest.
-FUNCTION_SETTINGS = ("SLUICE_EMBEDDINGS_URL", "SLUICE_EMBEDDINGS_KEY", "SLUICE_CORS_ORIGINS", "SLUICE_WEBHOOK_SECRET")
+FUNCTION_SETTINGS = (
+    "SLUICE_EMBEDDINGS_URL", "SLUICE_EMBEDDINGS_KEY", "SLUICE_CORS_ORIGINS", "SLUICE_WEBHOOK_SECRET", "SLUICE_GIT_SHA",
+)  # fmt: skip
 _REQUIRED = {
     "SUPABASE_URL": "the project's URL",
     "SUPABASE_DB_URL": "the database as postgres, by the session pooler or directly",
@@ -190,5 +192,5 @@ def _besides(settings: Mapping[str, str]) -> dict[str, str]:
         alias = field.validation_alias
         names += [str(each) for each in getattr(alias, "choices", [])] or [f"SLUICE_{name.upper()}"]
     ours = {"DATABASE_URL", "SLUICE_DATABASE_URL", "SUPABASE_URL", "SLUICE_SUPABASE_URL", "SUPABASE_SECRET_KEY",
-            "SUPABASE_SERVICE_ROLE_KEY"}  # fmt: skip
+            "SUPABASE_SERVICE_ROLE_KEY", "DATABASE_CA_FILE"}  # fmt: skip
     return {name: settings[name] for name in names if name in settings and name not in ours}

@@ -33,7 +33,7 @@ STEPS = [
 SETTINGS = {
     "SLUICE_EMBEDDINGS_URL": "https://embeddings.example.com/v1",
     "SLUICE_EMBEDDINGS_KEY": "sk-embeddings-0123456789",
-    "SLUICE_WEBHOOK_SECRET": "an old secret#1 and a new one $2",
+    "SLUICE_WEBHOOK_SECRET": "a-new-secret-0123456789#1 an-old-secret-0123456789$2",
     "SLUICE_EMBEDDER": "openai",
     "OPENAI_API_KEY": "sk-worker-0123456789",
 }
