@@ -75,7 +75,7 @@ async def plan(target: Target) -> Plan:
     """Say whether the file holds what it should."""
     password = known_password(target)
     if password is None:
-        return Plan("Nothing is kept: the password of the worker is not known here.")
+        return Plan("Nothing is kept here: the password of the worker is not known yet, or from elsewhere.")
     file = target.kept_environment
     if file.exists() and file.read_text() == _text(target, password):
         return Plan(f"{file} holds it.")

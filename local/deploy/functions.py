@@ -34,8 +34,7 @@ async def plan(target: Target) -> Plan:
     if not target.hosted:
         await _all_answer(target, ours)
         return Plan(f"The local server runs {', '.join(ours)} from this folder. Each answers.")
-    there = await management.functions(target)
-    listed = await management.secrets(target)
+    there, listed = await asyncio.gather(management.functions(target), management.secrets(target))
     missing = [name for name in ours if name not in there]
     if not missing and listed.get(NOTE) == digest(_note(target.project, there)):
         await _all_answer(target, ours)
