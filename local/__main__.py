@@ -38,12 +38,13 @@ def main() -> None:
 @main.command()
 @_directory
 @click.option("--port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, show_default=True, help="0: a free one.")
+@click.option("--bare", is_flag=True, help="Apply no migrations: a project before its first scripts/deploy.")
 @_json
-def up(directory: Path, port: int, as_json: bool) -> None:
+def up(directory: Path, port: int, bare: bool, as_json: bool) -> None:
     """Start the stack and keep it up until Ctrl-C."""
     with asyncio.Runner() as runner:
         try:
-            runner.run(_up(Stack(directory, port=port), as_json))
+            runner.run(_up(Stack(directory, port=port, bare=bare), as_json))
         except StackError as error:
             raise click.ClickException(str(error)) from error
         except asyncio.CancelledError:

@@ -7,18 +7,16 @@ few statements only, so that any other that the platform would refuse fails here
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
 
 import asyncpg
 
-from local import deno
+from local import deno, supabase_cli
 from local.errors import StackError
 
 _OWNERS = "supabase_storage_admin, supabase_realtime_admin"
@@ -30,7 +28,7 @@ async def push(admin_url: str, database_url: str, project: Path = deno.REPOSITOR
     Each file is one transaction, except one with CREATE INDEX CONCURRENTLY. An edited file that was applied
     before is not noticed. Raises StackError with what the CLI said.
     """
-    async with _owning(admin_url):
+    async with owning(admin_url):
         await _supabase(project, database_url, "db", "push", "--yes")
 
 
@@ -144,7 +142,8 @@ def _blank(text: str) -> bool:
 
 
 @asynccontextmanager
-async def _owning(admin_url: str) -> AsyncIterator[None]:
+async def owning(admin_url: str) -> AsyncIterator[None]:
+    """Lend `postgres` what the hosted platform lets it do: write policies on the tables of storage and realtime."""
     admin = await asyncpg.connect(admin_url)
     try:
         async with _lent(admin):
@@ -163,36 +162,7 @@ async def _lent(admin: asyncpg.Connection) -> AsyncIterator[None]:
         await admin.execute(f"revoke {_OWNERS} from postgres")
 
 
-async def _supabase(project: Path, database_url: str, *arguments: str, timeout: float = 300) -> str:
+async def _supabase(project: Path, database_url: str, *arguments: str) -> str:
     """Run the CLI against a database and return its standard output."""
-    cli = await asyncio.to_thread(deno.supabase_cli)
-    url = urlsplit(database_url)
-    # Arguments can be read by every user of the machine: the password goes by the environment.
-    remote = urlunsplit(url._replace(netloc=f"{url.username}@{url.hostname}:{url.port}"))
-    home = deno.cache_directory() / "home"
-    home.mkdir(parents=True, exist_ok=True)
-    environment = deno.environment(
-        {
-            "HOME": str(home),
-            "PGSSLMODE": "disable",
-            "PGPASSWORD": unquote(url.password or ""),
-            "SUPABASE_TELEMETRY_DISABLED": "1",
-            "DO_NOT_TRACK": "1",
-        }
-    )
-    process = await asyncio.create_subprocess_exec(
-        str(cli), *arguments, "--remote", remote, "--workdir", str(project), "--agent", "no",
-        env=environment, cwd=project, stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        out, err = await asyncio.wait_for(process.communicate(), timeout)
-    except BaseException:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-        raise
-    if process.returncode != 0:
-        said = (err + out).decode(errors="replace").strip()
-        raise StackError(f"supabase {' '.join(arguments[:2])} failed with exit status {process.returncode}:\n{said}")
-    return out.decode()
+    remote, secrets = supabase_cli.database(database_url)
+    return await supabase_cli.run(*arguments, *remote, project=project, secrets=secrets)

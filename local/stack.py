@@ -37,7 +37,8 @@ class Stack:
     `port` is the API's on 127.0.0.1, 0 for a free one. `durable=False` is for tests: faster, and lost when the
     machine crashes. `project` holds the folder `supabase` with migrations and functions. `largest_upload` in bytes is
     the project's limit, which no bucket exceeds; without it 50 MB, as a new project has it. `functions` are variables
-    for the edge functions, as `supabase secrets set` gives them on hosted projects.
+    for the edge functions, as `supabase secrets set` gives them on hosted projects. A `bare` one applies no migrations,
+    as a project is before its first deployment; the server sees what is deployed then after `restart_server`.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Stack:
         project: Path = deno.REPOSITORY,
         largest_upload: int | None = None,
         functions: Mapping[str, str] | None = None,
+        bare: bool = False,
     ) -> None:
         self.directory = directory.resolve()
         self.lock = Lock(self.directory / "lock")
@@ -56,6 +58,7 @@ class Stack:
         self._durable = durable
         self._project = project
         self._largest_upload = largest_upload
+        self._bare = bare
         self._functions = {"SLUICE_CORS_ORIGINS": "*", **(functions or {})}
         self._running: AsyncExitStack | None = None
         self._cluster: Cluster | None = None
@@ -74,8 +77,9 @@ class Stack:
             started.callback(self.lock.release)
             self._secrets = Secrets.kept_in(self.directory / "secrets.json")
             await self._start_cluster(started)
-            await migrations.push(self.admin_url, self.database_url, self._project)
-            await self._let_worker_log_in()
+            if not self._bare:
+                await migrations.push(self.admin_url, self.database_url, self._project)
+                await self._let_worker_log_in()
             (self.directory / "storage").mkdir(exist_ok=True)
             self._serving = await started.enter_async_context(AsyncExitStack())
             self._server = await self._serving.enter_async_context(self._serve(self._port))

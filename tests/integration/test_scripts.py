@@ -49,6 +49,7 @@ def test_a_script_is_sound_bash(script: Path) -> None:
         ("demo", "local.demo"),
         ("dev", "local.develop"),
         ("bench", "tests.benchmarks.ingest"),
+        ("deploy", "local.deploy"),
     ],
 )
 def test_a_scripts_help_names_every_option_of_its_program(script: str, module: str) -> None:

@@ -1,0 +1,1 @@
+"""scripts/deploy: brings a Supabase project to what this checkout holds, step by step, and says what it did."""
