@@ -211,7 +211,7 @@ async def run_worker(settings: Settings, make: Adapters = adapters, database: ty
             slots=settings.slots, pooler=db.shared, parser=parsers.main.name, embedder=embedder.model.name
         ).info("worker started")
         async with watched(
-            settings, worker_id, runner, leases, wakeups, shared=db.shared, model=embedder.model,
+            settings, worker_id, directory, runner, leases, wakeups, shared=db.shared, model=embedder.model,
             parser=parsers.main.name, providers=_providers(embedder, parsers.main),
         ):  # fmt: skip
             await runner.run()

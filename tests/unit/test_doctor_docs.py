@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import tomllib
 
+import worker.__main__ as composition
 from local import deno
-from worker.operate.doctor import migrations
+from worker.operate.doctor import database, migrations
 from worker.operate.doctor.check import GENERAL
 from worker.operate.doctor.report import table_of_problems
 from worker.operate.doctor.run import CHECKS
@@ -63,6 +64,10 @@ def test_the_workers_rights_are_read_as_they_are_granted() -> None:
     assert rights.relations == relations
     # Functions that a later migration dropped are not asked for: there is nothing to ask about.
     assert {name for name in rights.functions if name in written["functions"]} == functions
+
+
+def test_the_doctor_counts_the_connections_that_a_worker_makes() -> None:
+    assert database.POOLED == composition._CONNECTIONS
 
 
 def table() -> str:

@@ -7,6 +7,7 @@ import contextlib
 import os
 import socket
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from uuid import UUID
 
 import httpx
@@ -29,10 +30,11 @@ from worker.settings import Settings
 
 @contextlib.asynccontextmanager
 async def watched(
-    settings: Settings, worker_id: UUID, runner: Runner, leases: Leases, wakeups: Wakeups,
+    settings: Settings, worker_id: UUID, directory: Path, runner: Runner, leases: Leases, wakeups: Wakeups,
     *, shared: bool, model: EmbeddingModel, parser: str, providers: Mapping[str, Provider],
 ) -> AsyncIterator[None]:  # fmt: skip
-    """Watch over a worker until the block ends; `shared` says that a transaction pooler stands before the database.
+    """Watch over a worker until the block ends; `directory` is its own, `shared` says that a transaction pooler stands
+    before the database.
 
     Raises Misconfigured when SLUICE_HEALTH_PORT cannot be used. Nothing else here ends a worker, but a loop that is
     stuck.
@@ -44,7 +46,9 @@ async def watched(
         http = await stack.enter_async_context(
             httpx.AsyncClient(timeout=PROBE_SECONDS, follow_redirects=False, limits=httpx.Limits(max_connections=8))
         )
-        confined = asyncio.create_task(asyncio.to_thread(_confined), name="sandbox")
+        # In the worker's own directory: what a kill leaves there is taken away by the next worker.
+        confined = asyncio.create_task(asyncio.to_thread(_confined, directory), name="sandbox")
+        stack.push_async_callback(asyncio.wait, [confined])
 
         def now() -> Now:
             return Now(len(leases), wakeups.way, confined.result() if confined.done() else None)
@@ -74,12 +78,11 @@ async def watched(
                 ) from exc
             logger.bind(host=settings.health_host, port=port).info("health port is open")
         yield
-    await asyncio.gather(confined, return_exceptions=True)
 
 
-def _confined() -> str | None:
+def _confined(directory: Path) -> str | None:
     """Name what keeps documents' processes from the network; None where no such process can be started here."""
     try:
-        return sandbox_mode()
+        return sandbox_mode(directory)
     except (OSError, RuntimeError, ValueError):
         return None

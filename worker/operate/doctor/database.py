@@ -16,6 +16,9 @@ from worker.operate.doctor.check import Check, Problem
 from worker.operate.doctor.examination import Examination, reason
 from worker.operate.doctor.network import target
 
+POOLED = 4
+"""Connections for jobs in a worker's pool, as the composition root has it; a test compares the two."""
+
 _OLDEST = 15
 _SKEW_SECONDS = 5
 _LISTEN_SECONDS = 2
@@ -169,7 +172,7 @@ async def connections(examination: Examination) -> str:
     room = await examination.ask_one("connection_room")
     settings = examination.settings
     # The pool as __main__ makes it, and the listener; ours is given back.
-    wanted = min(settings.slots, 8) + 2 + 1
+    wanted = min(settings.slots, POOLED) + 2 + 1
     left = room["left"] + 1
     if left < wanted:
         raise FEW_CONNECTIONS.found(left=left, slots=settings.slots, wanted=wanted)

@@ -101,19 +101,19 @@ async def run(arguments: Sequence[str], file: int, directory: Path, limits: Limi
 
 
 @functools.cache
-def probe() -> dict[str, Any]:
-    """Start a child that tries what it should not be able to do, and return what it found.
+def probe(directory: Path | None = None) -> dict[str, Any]:
+    """Start a child in a folder made in `directory`, let it try what it should not be able to do; return what it found.
 
     Blocks for some 50 ms the first time. `mode` says what keeps it from the network: `namespace`,
     `seccomp` (both also refuse files and processes where seccomp is there), or `none`.
     """
     limits = Limits(memory_bytes=512 * 1024 * 1024, cpu_seconds=10, seconds=10, output_bytes=65536)
-    with tempfile.TemporaryDirectory(prefix="sluice-probe-") as directory:
+    with tempfile.TemporaryDirectory(prefix="sluice-probe-", dir=directory) as folder:
         done = subprocess.run(
             command("worker.pipeline.parse.probe", limits, allow_unsandboxed=True),
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            cwd=directory,
+            cwd=folder,
             env=_environment(),
             timeout=limits.seconds,
             check=False,
@@ -123,9 +123,9 @@ def probe() -> dict[str, Any]:
     return cast(dict[str, Any], json.loads(done.stdout))
 
 
-def sandbox_mode() -> Mode:
-    """Name what keeps documents' processes from the network on this machine."""
-    found = probe()
+def sandbox_mode(directory: Path | None = None) -> Mode:
+    """Name what keeps documents' processes from the network on this machine; see `probe`."""
+    found = probe(directory)
     return cast(Mode, "none" if found.get("connects", True) else found["mode"])
 
 
