@@ -191,6 +191,24 @@ async def test_a_published_file_that_waited_for_its_turn_says_so(world: Situatio
     assert 89 <= report["longest_wait"]["seconds"] <= 100
 
 
+async def test_a_job_that_was_published_before_its_file_was_replaced_is_explained_for_itself(world: Situations) -> None:
+    document = await world.project.ready(await world.project.user(), "a.txt", "text")
+    job = await world.project.owner.fetchval("select id from public.jobs")
+    await world.project.overwrite(document)
+    assert said(await world.explain(job))[0] == "published"
+
+
+async def test_the_time_until_somebody_retried_it_is_nobodys_wait(world: Situations) -> None:
+    job = await world.job()
+    await world.attempt(job, Rejected("no_text", "The file holds no text."))
+    await world.past(job, 500)
+    await world.project.worker.execute("select ingest.retry_by_hand(array[$1::bigint])", job)
+    await world.project.ingest((await world.project.claim())[0], ["text"])
+    longest = (await world.explain(job))["longest_wait"]
+    assert (longest["layer"], longest["why"]) == ("our code", "being ended until it was retried")
+    assert 499 <= longest["seconds"] <= 515
+
+
 async def test_the_spans_of_a_job_add_up_to_its_life(world: Situations) -> None:
     job = await world.job()
     await world.past(job, 30)

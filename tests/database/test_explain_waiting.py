@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -15,6 +16,8 @@ from tests.database.situations import Situations, claim_of, said
 from worker.db.pool import Database as Pool
 from worker.errors import Misconfigured, Transient, Unavailable, Waiting
 from worker.model import Claim
+from worker.operate.explain import explain
+from worker.operate.facts import Facts
 from worker.pipeline.fetch import ObjectStore, fetch
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.limits import Limits
@@ -76,6 +79,19 @@ async def test_a_job_that_nobody_takes_says_that_no_worker_runs(world: Situation
     report = await world.explain(job)
     assert said(report) == ("no_worker", "our code", False)
     assert report["remedy"]["command"] == "sluice worker"
+
+
+async def test_heartbeats_say_more_than_claims_and_leases(world: Situations) -> None:
+    idle, job = await world.job(), await world.job()
+    await world.claim(idle)  # a lease lives, though its worker may not
+    told = json.loads(await world.project.worker.fetchval("select ingest.explain_job($1)", job))
+    for fresh, expected in ((0, ("no_worker", "our code", False)), (2, ("due", "our code", True))):
+        told["workers"] |= {"heartbeats": True, "fresh": fresh, "ways": {"polling": 2}, "last_seen_at": told["now"]}
+        told["job"] |= {"state": "available", "error_code": None}
+        told["tenant"] |= {"jobs_ahead": 0, "tenants_ahead": 0, "running": 0}
+        report = explain(Facts(told, tenant_cap=4))
+        assert said(report) == expected
+    assert report["cause"]["evidence"][1] == "2 workers woken by polling"
 
 
 async def test_a_rate_limit_heals_when_the_provider_lets_us_again(world: Situations) -> None:

@@ -87,11 +87,10 @@ def _told(cause: Cause) -> dict[str, Any]:
 
 
 def _heals(cause: Cause, also: list[Cause]) -> dict[str, Any]:
-    """Say whether it heals by itself and when: what does not heal decides, then what heals last."""
+    """Say whether it heals by itself and when: what does not heal decides, else the cause."""
     if cause.heals is None:
         return {"by_itself": None, "at": None, "how": "There is nothing to heal."}
-    all_of = [cause, *also]
-    stuck = next((one for one in all_of if one.heals is False), None)
-    times = [one.at for one in all_of if one.at is not None]
-    at = (stuck.at if stuck else max(times)) if times else None
-    return {"by_itself": stuck is None, "at": at and at.isoformat(), "how": (stuck or cause).how or "It does not."}
+    stuck = next((one for one in (cause, *also) if one.heals is False), None)
+    decides = stuck or cause
+    at = decides.at and decides.at.isoformat()
+    return {"by_itself": stuck is None, "at": at, "how": decides.how or "It stays so."}

@@ -126,12 +126,9 @@ def explain_job(job: str, as_json: bool) -> None:
     for other in report["also"]:
         click.echo(f"Also    {other['layer']}: {visible(other['says'])} {other['remedy']}")
     if heals["by_itself"] is not None:
-        at = (
-            f", {'at' if heals['by_itself'] else 'looked at again at'} {clock(moment(heals['at']))}"
-            if heals["at"]
-            else ""
-        )
-        click.echo(f"Heals   {'by itself' if heals['by_itself'] else 'not by itself'}{at}. {heals['how']}")
+        words = ("by itself", "at") if heals["by_itself"] else ("not by itself", "looked at again at")
+        at = f", {words[1]} {clock(moment(heals['at']))}" if heals["at"] else ""
+        click.echo(f"Heals   {words[0]}{at}. {heals['how']}")
     click.echo(f"Do      {report['remedy']['says']}")
     if report["remedy"]["command"]:
         click.echo(f"        {report['remedy']['command']}")
