@@ -91,7 +91,7 @@ class Project:
     async def deploy(self, *options: str, without: Sequence[str] = (), **settings: str) -> Run:
         """Run a deployment to its end, by default without a question and as JSON."""
         process = await self.start(*(options or ("--yes", "--json")), without=without, **settings)
-        out, err = await asyncio.wait_for(process.communicate(), 100)
+        out, err = await asyncio.wait_for(process.communicate(), 200)
         return Run(process.returncode or 0, out.decode(), err.decode())
 
     async def start(

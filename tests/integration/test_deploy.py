@@ -28,6 +28,9 @@ from local.stack import Stack
 from tests.integration.deploying import SETTINGS, STEPS, Project, environment, project
 from tests.management_double import TOKEN
 
+# A deployment takes two seconds on a quiet machine and ten on a busy one, and some tests make three.
+pytestmark = pytest.mark.timeout(300)
+
 _numbers = count(1)
 HISTORY = "supabase_migrations.schema_migrations"
 FUNCTIONS = sorted(
@@ -331,7 +334,7 @@ async def test_a_person_is_asked_once_before_a_hosted_project_is_changed(
     try:
         process = await deployed.start(stdin=theirs, SLUICE_CORS_ORIGINS="https://asked.example.com")
         os.write(ours, f"{answer}\n".encode())
-        out, err = await asyncio.wait_for(process.communicate(), 60)
+        out, err = await asyncio.wait_for(process.communicate(), 120)
     finally:
         os.close(ours)
         os.close(theirs)
