@@ -177,7 +177,9 @@ def _within(data: bytes, chance: random.Random) -> bytes:
         victims = {chance.choice(parts), *(told if chance.random() < 0.5 else ())}
         for name in packed.namelist():
             part = packed.read(name)
-            made.writestr(name, _broken(part, chance) if name in victims else part)
+            # Its own entry's time, not now: a seed makes the same bytes at any hour.
+            entry = zipfile.ZipInfo(name, packed.getinfo(name).date_time)
+            made.writestr(entry, _broken(part, chance) if name in victims else part, zipfile.ZIP_DEFLATED)
     return out.getvalue()
 
 
