@@ -81,7 +81,7 @@ def claim_of(row: asyncpg.Record) -> Claim:
     return Claim(number=values.pop("claim"), **values)
 
 
-async def held_job(sql: Project, leases: Leases, run: Callable[[Held], Awaitable[None]]) -> tuple[UUID, Held]:
+async def held_job(sql: Project, leases: Leases, run: Callable[[Held], Awaitable[Any]]) -> tuple[UUID, Held]:
     """Upload a file, claim its job and hold it while `run` works."""
     document = await sql.upload(await sql.user())
     leases.hold(claim_of(await sql.claim_one()), lambda held: asyncio.ensure_future(run(held)), loop_time())
@@ -341,6 +341,30 @@ async def test_slots_that_become_free_one_after_the_other_are_filled_by_one_clai
 
     assert asked == [8, 2]
     assert await sql.owner.fetchval("select count(*) from public.jobs where state = 'discarded'") == 10
+
+
+async def test_a_job_that_snoozed_goes_on_when_it_is_due_and_not_when_the_table_is_looked_at_next(
+    sql: Project, db: Database, database: MigratedDatabase, tmp_path: Path
+) -> None:
+    async def throttled_once(claim: Claim) -> None:
+        if claim.number == 1:
+            raise Throttled("provider_rate_limited", "Wait.", retry_after=1)
+        await db.fetchval("discard_job", claim.job_id, claim.number, "done", "Done.", None)
+
+    await sql.upload(await sql.user())
+    work = Piece(throttled_once)
+    running = runner(db, database, work, tmp_path)
+    task = asyncio.create_task(running.run())
+    async with asyncio.timeout(20):
+        first = await work.begun.get()
+        began = loop_time()
+        again = await work.begun.get()
+        waited = loop_time() - began
+        running.stop()
+        await task
+
+    assert (again.job_id, again.number) == (first.job_id, 2)
+    assert 0.9 < waited < 3  # the table is looked at every five minutes here
 
 
 async def test_a_stop_finishes_what_fits_and_hands_the_rest_back_uncharged(

@@ -43,6 +43,7 @@ _LONGEST_SNOOZE_SECONDS = 3600.0
 _DAY_SECONDS = 86_400.0
 _ALERTS_REMEMBERED = 10_000
 _SETTLE_TRIES = 4
+NOW = timedelta(0)
 
 
 class Work(Protocol):
@@ -72,8 +73,8 @@ class Attempts:
     alerted: dict[JobId, str] = field(default_factory=dict, repr=False)
     """Jobs that met a misconfiguration here, and the subject of its alert."""
 
-    async def run(self, held: Held) -> None:
-        """Work on a claim until it is settled, or known to be another's."""
+    async def run(self, held: Held) -> timedelta | None:
+        """Work on a claim until it is settled, or known to be another's; return after how long it is due again."""
         claim = held.claim
         log = logger.bind(**about(claim))
         log.info("claim")
@@ -88,12 +89,13 @@ class Attempts:
             metrics.JOBS.labels("complete").inc()
             log.bind(seconds=seconds).info("complete")
             await self._works_again(claim)
-            return
+            return None
         held.settling = True
-        verdict = await self._settle(claim, error)
+        verdict, delay = await self._settle(claim, error)
         metrics.JOBS.labels(verdict or "stale").inc()
         told = log.bind(seconds=seconds, code=error.code, detail=error.detail)
         told.log("WARNING" if verdict in ("retry", "discard") else "INFO", verdict or "stale claim")
+        return delay if verdict in ("retry", "snooze") else None
 
     async def _alert(self, claim: Claim, error: Misconfigured) -> None:
         """Tell the operators, without the detail: vendors quote keys in it."""
@@ -147,7 +149,7 @@ class Attempts:
         await alone.wait()
         await self.db.fetchval("mark_begun", claim.job_id, claim.number, True)
 
-    async def _settle(self, claim: Claim, error: IngestError) -> str | None:
+    async def _settle(self, claim: Claim, error: IngestError) -> tuple[str | None, timedelta]:
         """Write the verdict, if the claim still stands; rescue finds the job if the database stays away."""
         for left in reversed(range(_SETTLE_TRIES)):
             try:
@@ -157,16 +159,17 @@ class Attempts:
                     await asyncio.sleep(0.2 * (_SETTLE_TRIES - left))
             except IngestError as exc:
                 logger.bind(**about(claim), detail=exc.detail).error("verdict refused")
-                return None
-        return None
+                return None, NOW
+        return None, NOW
 
-    async def _verdict(self, claim: Claim, error: IngestError) -> str | None:
+    async def _verdict(self, claim: Claim, error: IngestError) -> tuple[str | None, timedelta]:
+        delay = NOW
         ids = (claim.job_id, claim.number)
         code, message, raw = error.code, error.public_message, str(error)
         verdict: str | None
         match error:
             case StaleClaim():
-                return None
+                return None, NOW
             case Superseded():
                 verdict = await self.db.fetchval("cancel_job", *ids, code, message)
             case Rejected():
@@ -194,7 +197,7 @@ class Attempts:
             case _:
                 delay = backoff(claim.attempt, self.randomness)
                 verdict = await self.db.fetchval("retry_job", *ids, delay, code, message, raw)
-        return verdict
+        return verdict, delay
 
 
 def _ended(held: Held) -> IngestError:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from datetime import timedelta
 from uuid import UUID
 
 import asyncpg
@@ -30,6 +31,9 @@ from worker.queue.wakeups import Wakeups
 _RELEASE_SECONDS = 10.0
 _CLAIM_SECONDS = 10.0
 _LINGER_SECONDS = 0.05
+_REMEMBERED = timedelta(minutes=1)
+"""Who is due again within it is looked for at that moment; later ones are found when the table is looked at."""
+_LATE_SECONDS = 0.02
 """A claim takes milliseconds; a connection that went silent would otherwise idle the worker for a minute."""
 
 
@@ -142,11 +146,15 @@ class Runner:
         return asyncio.create_task(self._work(held), name=f"job {held.claim.job_id}")
 
     async def _work(self, held: Held) -> None:
+        delay = None
         try:
-            await self._attempts.run(held)
+            delay = await self._attempts.run(held)
         finally:
             self._leases.drop(held)
             self._wakeups.wake()
+        if delay is not None and delay < _REMEMBERED:
+            # The table is looked at every few seconds without being woken: after each 429 they were lost.
+            asyncio.get_running_loop().call_later(delay.total_seconds() + _LATE_SECONDS, self._wakeups.wake)
 
     async def _drain(self) -> None:
         """Finish what fits into the drain time, then hand the rest back uncharged."""
