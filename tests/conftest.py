@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -27,6 +28,9 @@ TEMPLATE = "template_sluice"
 _numbers = count(1)
 
 network.install()
+# A shell starts what runs behind it with Ctrl-C ignored, and its children with it: their tests press it.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Of onnxruntime, which tests also load without the worker's embedder.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 

@@ -169,7 +169,7 @@ async def test_a_document_given_twice_is_wrong_usage(target: Proving) -> None:
     [
         ({"SUPABASE_URL": "nonsense"}, 1, "The client refuses SUPABASE_URL"),
         ({"SUPABASE_PUBLISHABLE_KEY": "sb_publishable_of_another_project"}, 1, "was refused: 401"),
-        ({"DATABASE_URL": ""}, 1, "database"),
+        ({"DATABASE_URL": ""}, 2, "DATABASE_URL: is not set"),
         ({"SUPABASE_PUBLISHABLE_KEY": ""}, 2, "SUPABASE_PUBLISHABLE_KEY"),
     ],
 )
