@@ -33,8 +33,8 @@ async def begin(
 ) -> asyncpg.Record:
     row = await (connection or project.worker).fetchrow(
         "select * from ingest.store_parse_and_begin_embed($1, $2, $3, $4, 'text/plain', 'local', '1', '{}',"
-        " $5, $6, 'Title', '{}', 0.3, $7, $8::smallint, $9)",
-        claim["job_id"], claim["claim"], digest(content), len(content),
+        " $5, $6, $7, 'Title', '{}', 0.3, $8, $9::smallint, $10)",
+        claim["job_id"], claim["claim"], digest(content), len(content), claim["tenant_id"],
         list(range(1, len(texts) + 1)), texts, LEFT, MODEL, [key_of(text) for text in texts],
     )  # fmt: skip
     assert row is not None

@@ -43,7 +43,7 @@ select ingest.store_parse($1::bigint, $2::bigint, $3::bigint, $4::uuid, $5::int[
 -- name: store_parse_and_begin_embed
 select parse_id, outcome, error_code, error_message, missing, set_config('synchronous_commit', 'off', true) as no_wait
   from ingest.store_parse_and_begin_embed($1::bigint, $2::bigint, $3::bytea, $4::bigint, $5::text, $6::text, $7::text, $8::text,
-    $9::int[], $10::text[], $11::text, $12::text[], $13::real, $14::jsonb, $15::smallint, $16::bytea[]);
+    $9::uuid, $10::int[], $11::text[], $12::text, $13::text[], $14::real, $15::jsonb, $16::smallint, $17::bytea[]);
 
 -- name: fail_parse
 select ingest.fail_parse($1::bigint, $2::bigint, $3::bigint, $4::text, $5::text);

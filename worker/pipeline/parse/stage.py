@@ -54,7 +54,7 @@ async def store_and_begin_embed(
     Raises Waiting, Rejected, StaleClaim and Superseded as `parse` does.
     """
     row = await db.fetchrow(
-        "store_parse_and_begin_embed", *_asked(choice.parser, claim, source),
+        "store_parse_and_begin_embed", *_asked(choice.parser, claim, source), claim.tenant_id,
         [page.number for page in parsed.pages], [page.markdown for page in parsed.pages],
         parsed.title, list(parsed.notes), progress, left, model_id, keys,
     )  # fmt: skip
