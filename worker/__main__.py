@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import TypeAlias
 from uuid import uuid4
 
-import click
 from loguru import logger
 
 from worker import telemetry
 from worker.db.pool import Database
 from worker.errors import IngestError, Misconfigured
 from worker.model import EmbeddingModel, ModelId, Parsed
-from worker.operate.cli import read_settings, sluice
+from worker.operate.cli import complaint, read_settings, sluice
 from worker.operate.doctor.command import doctor
 from worker.operate.embeddings_server import embeddings_server
 from worker.operate.erase import erase
@@ -88,7 +87,7 @@ def worker() -> None:
     try:
         asyncio.run(run_worker(settings))
     except IngestError as exc:
-        raise click.ClickException(f"{exc.public_message}" + (f"\n({exc.detail})" if exc.detail else "")) from exc
+        raise complaint(exc) from exc
 
 
 def adapters(settings: Settings, directory: Path, stack: contextlib.AsyncExitStack) -> tuple[Parser, Embedder]:

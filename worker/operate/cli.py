@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 import click
 from pydantic import ValidationError
 
+from worker.errors import IngestError
 from worker.settings import Settings
 
 
@@ -38,3 +39,8 @@ def read_settings() -> Settings:
             variable = name if name.isupper() else f"SLUICE_{name.upper()}"
             problems.append(f"  {variable}: {'is not set' if error['type'] == 'missing' else error['msg']}")
         raise click.UsageError("These settings must be corrected in the environment:\n" + "\n".join(problems)) from None
+
+
+def complaint(exc: IngestError) -> click.ClickException:
+    """Return what ends a command with status 1 and the error's sentence; what only operators may read stands below."""
+    return click.ClickException(exc.public_message + (f"\n({exc.detail})" if exc.detail else ""))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from typing import Any
 from uuid import UUID
@@ -13,8 +13,8 @@ from uuid import UUID
 import click
 
 from worker.db.pool import Database
-from worker.errors import IngestError, Unavailable
-from worker.operate.cli import read_settings
+from worker.errors import Unavailable
+from worker.operate.terminal import ask
 from worker.pipeline.fetch import ObjectStore
 from worker.settings import Settings
 
@@ -54,11 +54,7 @@ def erase(tenant: UUID | None, deleted_users: bool, yes: bool, as_json: bool) ->
     """
     if (tenant is None) != deleted_users:
         raise click.UsageError("Give the id of one tenant, or --deleted-users.")
-    settings = read_settings()
-    try:
-        erased = asyncio.run(_erase(settings, None if tenant is None else [tenant], ask=not yes))
-    except IngestError as exc:
-        raise click.ClickException(f"{exc.public_message}" + (f"\n({exc.detail})" if exc.detail else "")) from exc
+    erased = ask(partial(_erase, tenants=None if tenant is None else [tenant], sure=yes))
     if as_json:
         click.echo(json.dumps({"erased": [one.told() for one in erased]}))
         return
@@ -69,25 +65,21 @@ def erase(tenant: UUID | None, deleted_users: bool, yes: bool, as_json: bool) ->
         click.echo("There is nothing to erase.")
 
 
-async def _erase(settings: Settings, tenants: list[UUID] | None, *, ask: bool) -> list[Erased]:
-    db = await Database.open(settings.database_url.get_secret_value(), size=1)
+async def _erase(db: Database, settings: Settings, *, tenants: list[UUID] | None, sure: bool) -> list[Erased]:
+    found = await db.fetch("erasable", tenants)
+    if found and not sure:
+        for row in found:
+            click.echo(
+                f"{row['tenant_id']}  {row['name'] or '(no row of its own)'}: {row['members']} members, "
+                f"{row['documents']} documents, {row['jobs']} jobs",
+                err=True,
+            )
+        click.confirm("Erase all of this, and the files?", abort=True, err=True)
+    store = ObjectStore(settings.supabase_url, settings.supabase_secret_key.get_secret_value())
     try:
-        found = await db.fetch("erasable", tenants)
-        if ask and found:
-            for row in found:
-                click.echo(
-                    f"{row['tenant_id']}  {row['name'] or '(no row of its own)'}: {row['members']} members, "
-                    f"{row['documents']} documents, {row['jobs']} jobs",
-                    err=True,
-                )
-            click.confirm("Erase all of this, and the files?", abort=True, err=True)
-        store = ObjectStore(settings.supabase_url, settings.supabase_secret_key.get_secret_value())
-        try:
-            return [await erase_tenant(db, store, row["tenant_id"]) for row in found]
-        finally:
-            await store.close()
+        return [await erase_tenant(db, store, row["tenant_id"]) for row in found]
     finally:
-        await db.close()
+        await store.close()
 
 
 async def erase_tenant(db: Database, store: ObjectStore, tenant: UUID) -> Erased:

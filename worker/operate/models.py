@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Awaitable, Callable
-from typing import Any
 
 import asyncpg
 import click
@@ -13,10 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from worker.db.pool import Database
-from worker.errors import IngestError
-from worker.operate.cli import read_settings
-
-Ask = Callable[[Database], Awaitable[list[asyncpg.Record]]]
+from worker.operate.terminal import ask
+from worker.settings import Settings
 
 
 @click.group()
@@ -35,7 +30,7 @@ def models() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
 def list_models(as_json: bool) -> None:
     """Show every model, and how many published documents lack vectors of it."""
-    rows = _run(_list)
+    rows = ask(_list)
     if as_json:
         click.echo(json.dumps([dict(row) for row in rows]))
         return
@@ -62,13 +57,13 @@ def add_model(provider: str, name: str, dimensions: int, activate: bool, as_json
     One that is registered already stays as it is.
     """
 
-    async def add(db: Database) -> list[asyncpg.Record]:
+    async def add(db: Database, _: Settings) -> list[asyncpg.Record]:
         added = await db.fetchval("add_model", provider, name, dimensions)
         if activate:
             await db.fetchval("activate_model", added)
         return [row for row in await _list(db) if row["id"] == added]
 
-    _tell(_run(add)[0], as_json)
+    _tell(ask(add)[0], as_json)
 
 
 @models.command("activate")
@@ -83,16 +78,16 @@ def activate_model(model: int, as_json: bool) -> None:
     Exit codes: 0 done; 1 it failed; 2 there is no such model.
     """
 
-    async def activate(db: Database) -> list[asyncpg.Record]:
+    async def activate(db: Database, _: Settings) -> list[asyncpg.Record]:
         if model not in [row["id"] for row in await _list(db)]:
             raise click.UsageError(f"There is no embedding model {model}. `sluice models list` shows them.")
         await db.fetchval("activate_model", model)
         return [row for row in await _list(db) if row["id"] == model]
 
-    _tell(_run(activate)[0], as_json)
+    _tell(ask(activate)[0], as_json)
 
 
-async def _list(db: Database) -> list[asyncpg.Record]:
+async def _list(db: Database, _: Settings | None = None) -> list[asyncpg.Record]:
     return await db.fetch("list_models")
 
 
@@ -107,19 +102,3 @@ def _tell(row: asyncpg.Record, as_json: bool) -> None:
             f"{row['documents_without_vectors']} published documents have no vectors of it: they are found by their "
             "words only, until they are uploaded again."
         )
-
-
-def _run(work: Ask) -> list[Any]:
-    url = read_settings().database_url.get_secret_value()
-
-    async def connected() -> list[asyncpg.Record]:
-        db = await Database.open(url, size=1)
-        try:
-            return await work(db)
-        finally:
-            await db.close()
-
-    try:
-        return asyncio.run(connected())
-    except IngestError as exc:
-        raise click.ClickException(f"{exc.public_message}" + (f"\n({exc.detail})" if exc.detail else "")) from exc

@@ -14,8 +14,8 @@ from rich.table import Table
 
 from worker.db.pool import Database
 from worker.errors import Transient
-from worker.operate.cli import read_settings
-from worker.operate.usage import asked
+from worker.operate.terminal import ask
+from worker.settings import Settings
 
 _LIMITS = ("bytes", "files", "pages_month", "running")
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
@@ -81,7 +81,7 @@ def set_quota(
     if all(limit is None for limit in given.values()):
         raise click.UsageError("Name what is to be set: --bytes, --files, --pages-month or --running.")
 
-    async def change(db: Database) -> tuple[dict[str, int | None], int]:
+    async def change(db: Database, _: Settings) -> tuple[dict[str, int | None], int]:
         rows = await db.fetch("list_quotas")
         before = next((row for row in rows if row["tenant_id"] == tenant), None)
         limits = {name: _merged(limit, before[name] if before else None) for name, limit in given.items()}
@@ -94,7 +94,7 @@ def set_quota(
                 ) from exc
             raise
 
-    limits, back = asked(read_settings(), change)
+    limits, back = ask(change)
     if as_json:
         click.echo(json.dumps({"tenant": tenant and str(tenant), **limits, "came_back": back}))
         return
@@ -111,7 +111,7 @@ def list_quotas(as_json: bool) -> None:
 
     Exit codes: 0 done; 1 the database did not answer; 2 wrong settings.
     """
-    rows = asked(read_settings(), lambda db: db.fetch("list_quotas"))
+    rows = ask(lambda db, _: db.fetch("list_quotas"))
     if as_json:
         click.echo(json.dumps({"quotas": [_as_json(row) for row in rows]}))
         return

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import sys
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from dataclasses import asdict
-from typing import Any
+from functools import partial
 
 import click
 from rich.console import Console
 from rich.progress import Progress
 
 from worker.db.pool import Database
-from worker.errors import IngestError
-from worker.operate.cli import read_settings
+from worker.operate.terminal import ask
 from worker.pipeline.fetch import ObjectStore
 from worker.queue.reconcile import Reconcile, Report
 from worker.settings import Settings
@@ -49,7 +47,7 @@ def reconcile(dry_run: bool, as_json: bool) -> None:
 
     Exit codes: 0 done; 1 removing was refused, or something could not be mended.
     """
-    report = _run(_reconcile(read_settings(), mend=not dry_run))
+    report = ask(partial(_reconcile, mend=not dry_run))
     if as_json:
         click.echo(json.dumps(asdict(report)))
     else:
@@ -68,7 +66,7 @@ def backfill(bucket: str, watch: bool, as_json: bool) -> None:
 
     Exit codes: 0 done; 1 something could not be taken in; 2 there is no such bucket, or it is not watched.
     """
-    report = _run(_backfill(read_settings(), bucket, watch))
+    report = ask(partial(_backfill, bucket=bucket, watch=watch))
     if as_json:
         click.echo(json.dumps({"bucket": bucket, "objects": report.objects, "enqueued": report.mended,
                                "failed": report.failed}))  # fmt: skip
@@ -77,13 +75,13 @@ def backfill(bucket: str, watch: bool, as_json: bool) -> None:
     _complain(report)
 
 
-async def _reconcile(settings: Settings, *, mend: bool) -> Report:
-    async with _comparison(settings) as (_, comparison):
+async def _reconcile(db: Database, settings: Settings, *, mend: bool) -> Report:
+    async with _comparison(db, settings) as comparison:
         return await comparison.run(mend=mend)
 
 
-async def _backfill(settings: Settings, bucket: str, watch: bool) -> Report:
-    async with _comparison(settings) as (db, comparison):
+async def _backfill(db: Database, settings: Settings, *, bucket: str, watch: bool) -> Report:
+    async with _comparison(db, settings) as comparison:
         watched = {row["bucket_id"] for row in await db.fetch("watched_buckets")}
         if bucket not in watched:
             if not watch:
@@ -100,23 +98,12 @@ async def _backfill(settings: Settings, bucket: str, watch: bool) -> Report:
 
 
 @contextlib.asynccontextmanager
-async def _comparison(settings: Settings) -> AsyncIterator[tuple[Database, Reconcile]]:
-    db = await Database.open(settings.database_url.get_secret_value(), size=1)
+async def _comparison(db: Database, settings: Settings) -> AsyncIterator[Reconcile]:
+    store = ObjectStore(settings.supabase_url, settings.supabase_secret_key.get_secret_value())
     try:
-        store = ObjectStore(settings.supabase_url, settings.supabase_secret_key.get_secret_value())
-        try:
-            yield db, Reconcile(db, store)
-        finally:
-            await store.close()
+        yield Reconcile(db, store)
     finally:
-        await db.close()
-
-
-def _run(work: Coroutine[Any, Any, Report]) -> Report:
-    try:
-        return asyncio.run(work)
-    except IngestError as exc:
-        raise click.ClickException(f"{exc.public_message}" + (f"\n({exc.detail})" if exc.detail else "")) from exc
+        await store.close()
 
 
 def _print(report: Report) -> None:

@@ -14,7 +14,7 @@ from uuid import UUID
 import click
 
 from worker.errors import IngestError
-from worker.operate.cli import read_settings
+from worker.operate.cli import complaint, read_settings
 from worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def ask(
     try:
         return asyncio.run(asked())
     except IngestError as exc:
-        raise click.ClickException(f"{exc.public_message}" + (f"\n({exc.detail})" if exc.detail else "")) from exc
+        raise complaint(exc) from exc
     except KeyboardInterrupt:
         if interrupted is not None:
             interrupted()

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from worker.db.pool import Database
-from worker.errors import IngestError
-from worker.operate.cli import read_settings
-from worker.settings import Settings
+from worker.operate.terminal import ask
 
 _BY = ("day", "tenant", "document", "job", "provider", "model")
 _MOST_USD = Decimal(1_000_000_000)
-T = TypeVar("T")
 
 
 @click.command()
@@ -41,9 +35,8 @@ def usage(tenant: UUID | None, since: datetime | None, by: str, as_json: bool) -
 
     Exit codes: 0 done; 1 the database did not answer; 2 wrong usage or settings.
     """
-    settings = read_settings()
     begin = since.replace(tzinfo=UTC) if since else datetime.now(UTC) - timedelta(days=30)
-    rows = asked(settings, lambda db: db.fetch("usage_by", by, tenant, begin))
+    rows = ask(lambda db, _: db.fetch("usage_by", by, tenant, begin))
     sums = [
         {
             by: row["key"], "pages": row["pages"], "tokens": row["tokens"], "requests": row["requests"],
@@ -90,7 +83,7 @@ def set_budget(usd: str, tenant: UUID | None, whole: bool, as_json: bool) -> Non
         raise click.UsageError("Give --tenant or --project, not both.")
     amount = _amount(usd)
     scope = "tenant" if tenant else "project" if whole else "default"
-    woken = asked(read_settings(), lambda db: db.fetchval("set_budget", scope, tenant, amount))
+    woken = ask(lambda db, _: db.fetchval("set_budget", scope, tenant, amount))
     if as_json:
         click.echo(json.dumps({"scope": scope, "tenant": tenant and str(tenant), "daily_usd": _text(amount),
                                "woken": woken}))  # fmt: skip
@@ -108,7 +101,7 @@ def list_budgets(as_json: bool) -> None:
 
     Exit codes: 0 done; 1 the database did not answer; 2 wrong settings.
     """
-    rows = asked(read_settings(), lambda db: db.fetch("list_budgets"))
+    rows = ask(lambda db, _: db.fetch("list_budgets"))
     if as_json:
         click.echo(json.dumps({"budgets": [
             {"scope": row["scope"], "tenant": row["tenant_id"] and str(row["tenant_id"]),
@@ -125,22 +118,6 @@ def list_budgets(as_json: bool) -> None:
             names.get(row["scope"], str(row["tenant_id"])), _usd(row["daily_usd"], none="no limit"), spent
         )  # fmt: skip
     Console().print(table)
-
-
-def asked(settings: Settings, ask: Callable[[Database], Awaitable[T]]) -> T:
-    """Return what `ask` finds out on a connection of its own; raises click.ClickException with the error's sentence."""
-
-    async def connected() -> T:
-        db = await Database.open(settings.database_url.get_secret_value(), size=1, pooler=settings.database_pooler)
-        try:
-            return await ask(db)
-        finally:
-            await db.close()
-
-    try:
-        return asyncio.run(connected())
-    except IngestError as exc:
-        raise click.ClickException(f"{exc.public_message}" + (f"\n({exc.detail})" if exc.detail else "")) from exc
 
 
 def _amount(text: str) -> Decimal | None:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import click
 
 from worker.errors import IngestError
-from worker.operate.cli import read_settings
+from worker.operate.cli import complaint, read_settings
 from worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def run(
     try:
         report = asyncio.run(_interruptible(asked, given, settings))
     except IngestError as exc:
-        raise click.ClickException(f"{exc.public_message}" + (f"\n({exc.detail})" if exc.detail else "")) from exc
+        raise complaint(exc) from exc
     _tell_run(report, path, as_json=as_json)
     sys.exit(INTERRUPTED if report["interrupted"] else 0 if report["ok"] else 1)
 
