@@ -23,7 +23,7 @@ from worker.operate.doctor.command import doctor
 from worker.operate.embeddings_server import embeddings_server
 from worker.operate.erase import erase
 from worker.operate.health import watched
-from worker.operate.jobs import jobs
+from worker.operate.jobs.command import jobs
 from worker.operate.models import models
 from worker.operate.queue import queue
 from worker.operate.quota import quota

@@ -15,8 +15,8 @@ from tests.database.project import Project
 from worker.db.pool import Database
 from worker.errors import IngestError
 from worker.model import Claim
-from worker.operate.explain import explain
-from worker.operate.facts import Facts
+from worker.operate.explain.facts import Facts
+from worker.operate.explain.report import explain
 from worker.queue.attempt import Attempts
 from worker.queue.leases import Held
 

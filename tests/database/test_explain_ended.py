@@ -22,8 +22,8 @@ from worker.db.pool import Database as Pool
 from worker.errors import Misconfigured, Rejected, Superseded, Throttled, Transient, Unavailable
 from worker.model import Claim
 from worker.operate.cli import sluice
-from worker.operate.codes import CODES, LAYERS
-from worker.operate.facts import moment
+from worker.operate.explain.codes import CODES, LAYERS
+from worker.operate.words import moment
 
 REPOSITORY = Path(__file__).parents[2]
 BUSY = Transient("database_busy", "The database was busy.")

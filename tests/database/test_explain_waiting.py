@@ -16,8 +16,8 @@ from tests.database.situations import Situations, claim_of, said
 from worker.db.pool import Database as Pool
 from worker.errors import Misconfigured, Transient, Unavailable, Waiting
 from worker.model import Claim
-from worker.operate.explain import explain
-from worker.operate.facts import Facts
+from worker.operate.explain.facts import Facts
+from worker.operate.explain.report import explain
 from worker.pipeline.fetch import ObjectStore, fetch
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.limits import Limits

@@ -12,8 +12,8 @@ import pytest
 import worker.__main__  # noqa: F401 - adds the commands to the group
 from tests.conftest import Database
 from tests.database.project import Project
-from worker.operate import ended, explain, held
 from worker.operate.cli import sluice
+from worker.operate.explain import ended, held, report
 from worker.settings import Settings
 
 REPOSITORY = Path(__file__).parents[2]
@@ -86,7 +86,7 @@ def test_every_command_is_one_with_these_arguments(command: str) -> None:
 def test_every_cause_that_can_be_named_is_listed_and_no_other() -> None:
     listed = set(re.findall(r"`(\w+)`", JOBS[JOBS.index("| Jobs that") :].split("\n\n")[0])) - {"cause"}
     named = set()
-    for module in (ended, held, explain):
+    for module in (ended, held, report):
         for node in ast.walk(ast.parse(Path(module.__file__).read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Cause":
                 named |= strings_of(node.args[0])

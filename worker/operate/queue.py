@@ -6,8 +6,8 @@ import json
 
 import click
 
-from worker.operate.facts import counted, span
 from worker.operate.terminal import ask, say_json, show
+from worker.operate.words import counted, span
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-from worker.operate.codes import Code, Layer, code_of
+from worker.operate.explain.codes import Code, Layer, code_of
+from worker.operate.words import moment
 
 _ALIVE_SECONDS = 60.0
 """Without heartbeats: how long ago a worker may have claimed last."""
@@ -148,29 +149,3 @@ class Facts:
 
 # A stage that was left says that these layers did their part.
 _STAGES: Mapping[Layer, str] = {"storage": "fetch", "parser": "parse", "embedder": "embed"}
-
-
-def moment(text: str) -> datetime:
-    """Read a time as the database writes it in JSON."""
-    return datetime.fromisoformat(text)
-
-
-def clock(at: datetime | None) -> str:
-    """Write a moment for people: UTC, to the second."""
-    return "?" if at is None else f"{at:%Y-%m-%d %H:%M:%S} UTC"
-
-
-def counted(number: int, noun: str) -> str:
-    """Write `1 job`, `2 jobs`."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
-def span(seconds: float) -> str:
-    """Write a duration for people."""
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    whole = timedelta(seconds=round(seconds))
-    hours, minutes = divmod(whole.seconds // 60, 60)
-    return f"{whole.days} d {hours} h" if whole.days else f"{hours} h {minutes} min" if hours else f"{minutes} min"

@@ -9,11 +9,12 @@ from uuid import UUID
 
 import click
 
-from worker.operate.by_hand import cancel, retry
-from worker.operate.facts import Facts, clock, moment, span
-from worker.operate.selection import STATES, Selection, filters, resolve
+from worker.operate.explain.facts import Facts
+from worker.operate.jobs.by_hand import cancel, retry
+from worker.operate.jobs.selection import STATES, Selection, filters, resolve
+from worker.operate.jobs.watch import watch
 from worker.operate.terminal import ask, say_json, show, visible
-from worker.operate.watch import watch
+from worker.operate.words import clock, moment, span
 
 if TYPE_CHECKING:
     from worker.db.pool import Database
@@ -154,7 +155,7 @@ def _timeline(report: dict[str, Any]) -> None:
 
 
 def _report(reference: str) -> dict[str, Any]:
-    from worker.operate.explain import explain
+    from worker.operate.explain.report import explain
 
     async def gather(db: Database, settings: Settings) -> dict[str, Any] | None:
         job, document = await resolve(db, reference)

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from worker.operate.codes import Layer
-from worker.operate.facts import Facts, clock, counted, moment
+from worker.operate.explain.codes import Layer
+from worker.operate.explain.facts import Facts
+from worker.operate.words import clock, counted, moment
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from worker.operate.cause import Cause, Rule, of_alert, of_failures, of_fault, since_first
-from worker.operate.codes import Layer, code_of
-from worker.operate.facts import Facts, clock, counted, moment, span
-from worker.operate.timeline import STAGE_LAYERS
+from worker.operate.explain.cause import Cause, Rule, of_alert, of_failures, of_fault, since_first
+from worker.operate.explain.codes import Layer, code_of
+from worker.operate.explain.facts import Facts
+from worker.operate.explain.timeline import STAGE_LAYERS
+from worker.operate.words import clock, counted, moment, span
 
 _OVERDUE_SECONDS = 30.0
 _RESCUE = timedelta(seconds=15)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shlex
 from datetime import timedelta
 
-from worker.operate.cause import Cause, Rule, of_failures, of_fault, of_object
-from worker.operate.codes import code_of
-from worker.operate.facts import Facts, clock, moment, span
-from worker.operate.timeline import waits, why_words
+from worker.operate.explain.cause import Cause, Rule, of_failures, of_fault, of_object
+from worker.operate.explain.codes import code_of
+from worker.operate.explain.facts import Facts
+from worker.operate.explain.timeline import waits, why_words
+from worker.operate.words import clock, moment, span
 
 
 def _no_job(f: Facts) -> Cause | None:

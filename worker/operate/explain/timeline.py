@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from worker.operate.codes import LAYERS, Layer
-from worker.operate.facts import Facts, clock, moment, span
+from worker.operate.explain.codes import LAYERS, Layer
+from worker.operate.explain.facts import Facts
+from worker.operate.words import clock, moment, span
 
 STAGE_LAYERS: Mapping[str, Layer] = {
     "fetch": "storage", "parse": "parser", "chunk": "our code", "embed": "embedder", "publish": "database",

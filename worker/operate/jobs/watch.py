@@ -12,9 +12,9 @@ from uuid import UUID
 
 import click
 
-from worker.operate.facts import span
-from worker.operate.selection import resolve
+from worker.operate.jobs.selection import resolve
 from worker.operate.terminal import ask, say_json, visible
+from worker.operate.words import span
 
 if TYPE_CHECKING:
     import asyncpg

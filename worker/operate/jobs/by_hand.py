@@ -12,9 +12,9 @@ from uuid import UUID
 
 import click
 
-from worker.operate.facts import counted
-from worker.operate.selection import Selection, filters
+from worker.operate.jobs.selection import Selection, filters
 from worker.operate.terminal import ask, confirmed, say_json
+from worker.operate.words import counted
 
 if TYPE_CHECKING:
     from worker.db.pool import Database

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from worker.operate.cause import Cause, Rule
-from worker.operate.ended import ENDED, other_end
-from worker.operate.facts import Facts
-from worker.operate.held import HELD
-from worker.operate.timeline import by_layer, entries, waits, why_words
+from worker.operate.explain.cause import Cause, Rule
+from worker.operate.explain.ended import ENDED, other_end
+from worker.operate.explain.facts import Facts
+from worker.operate.explain.held import HELD
+from worker.operate.explain.timeline import by_layer, entries, waits, why_words
 
 SCHEMA = 1
 RULES: tuple[Rule, ...] = (*ENDED, *HELD)

@@ -1,0 +1,1 @@
+"""`sluice jobs explain`: facts from the database, rules over them, and the report that they make."""
