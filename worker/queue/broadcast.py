@@ -105,15 +105,6 @@ class Broadcast:
             raise Unheard("this database has no realtime.send, or refuses it", for_long=True)
 
 
-async def try_join(supabase_url: str, secret_key: str, pace: BroadcastPace) -> None:
-    """Join the channel and leave it again; raises Unheard saying why it is refused. The database is not asked."""
-    session = _Session(f"{supabase_url.rstrip('/')}/realtime/v1", secret_key, lambda: None, pace)
-    try:
-        await session.join()
-    finally:
-        await session.close()
-
-
 class _NotAsked(Unheard):
     """The database could not be asked for broadcasts."""
 

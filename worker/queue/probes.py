@@ -6,17 +6,15 @@ They have an HTTP client of their own: the pipeline's connections are not theirs
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias, runtime_checkable
-from urllib.parse import quote
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import httpx
 
-from worker.errors import IngestError, Misconfigured, Unavailable
-from worker.pipeline.probe import ask, refused, unreachable
-from worker.queue.broadcast import TOPIC
+from worker.errors import IngestError, Misconfigured
+from worker.pipeline.probe import ask, unreachable
+from worker.queue.join import join_and_leave
 
 PROBE_SECONDS = 5.0
 
@@ -84,7 +82,7 @@ class Probes:
                 await self._storage()
             case "realtime":
                 if not self.hears_realtime():
-                    await self._join()
+                    await join_and_leave(self.supabase_url, self.secret_key)
             case _:
                 await self.providers[service](self.http)
 
@@ -111,54 +109,3 @@ class Probes:
                 "Storage shows no bucket to this key. SUPABASE_SECRET_KEY must be a secret key, not a publishable one, "
                 "and the migrations must be applied.",
             )
-
-    async def _join(self) -> None:
-        """Open a channel as wake-ups do, and leave."""
-        # In a thread: it takes 40 ms, and most workers need it for this alone.
-        connecting = await asyncio.to_thread(_websockets)
-        url = f"ws{self._base.removeprefix('http')}/realtime/v1/websocket?apikey={quote(self.secret_key)}&vsn=1.0.0"
-        from websockets.exceptions import InvalidStatus, WebSocketException
-
-        try:
-            async with connecting.connect(url, open_timeout=None, close_timeout=0.5, max_size=1 << 20) as socket:
-                await socket.send(_join_message(self.secret_key))
-                while (said := _reply(await socket.recv())) is None:
-                    pass
-        except InvalidStatus as exc:
-            refusal = refused(exc.response.status_code, service="Realtime", settings=_SETTINGS)
-            raise refusal or unreachable("Realtime", _SETTINGS, "no websocket") from None  # it quotes the URL
-        except (OSError, WebSocketException, ValueError) as exc:
-            raise unreachable("Realtime", _SETTINGS, type(exc).__name__) from None
-        if said != "ok":
-            raise Unavailable(
-                "join_refused",
-                f"Realtime does not let the worker join its channel. Check {_SETTINGS}, and that the migrations are "
-                "applied.",
-            )
-
-
-def _websockets() -> Any:
-    from websockets.asyncio import client
-
-    return client
-
-
-def _join_message(key: str) -> str:
-    config = {
-        "private": True,
-        "broadcast": {"ack": False, "self": False},
-        "presence": {"key": "", "enabled": False},
-        "postgres_changes": [],
-    }
-    payload = {"access_token": key, "config": config}
-    return json.dumps(
-        {"topic": f"realtime:{TOPIC}", "event": "phx_join", "ref": "1", "join_ref": "1", "payload": payload}
-    )
-
-
-def _reply(frame: str | bytes) -> str | None:
-    """Return how a join was answered; None for what is another message."""
-    message = json.loads(frame)
-    if not isinstance(message, dict) or message.get("event") != "phx_reply" or message.get("ref") != "1":
-        return None
-    return str(message.get("payload", {}).get("status"))

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from worker.db.connect import is_loopback
+from worker.errors import IngestError
 from worker.operate.doctor.check import Check, NotSet, Problem
 from worker.operate.doctor.examination import Examination, Unanswered
 from worker.operate.doctor.target import Target, project_of
+from worker.queue.join import join_and_leave
 
 if TYPE_CHECKING:
     import httpx
@@ -78,7 +80,7 @@ STORAGE_OTHER = Problem(
 )
 REALTIME_FAILED = Problem(
     "realtime_failed",
-    "Realtime cannot be joined: {why}.",
+    "Realtime cannot be joined. {why}",
     "Enable Realtime for the project, with private channels; behind a proxy, let it pass WebSockets.",
 )
 INGEST_EXPOSED = Problem(
@@ -200,14 +202,10 @@ async def storage(examination: Examination) -> str:
 
 async def realtime(examination: Examination) -> str:
     """Join the channel that wakes workers, and leave it again."""
-    # Imported here: the package takes 45 ms.
-    from worker.queue.broadcast import BroadcastPace, try_join
-    from worker.queue.source import Unheard
-
     try:
-        await try_join(examination.api_url, examination.secret_key, BroadcastPace(join=6, close=1))
-    except Unheard as exc:
-        raise REALTIME_FAILED.found(why=exc) from exc
+        await join_and_leave(examination.api_url, examination.secret_key)
+    except IngestError as exc:
+        raise REALTIME_FAILED.found(why=exc.public_message) from exc
     return "Realtime lets the worker join its channel."
 
 

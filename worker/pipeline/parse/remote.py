@@ -14,13 +14,12 @@ from worker.pipeline.parse.answers import Bounds
 from worker.pipeline.parse.parser import JsonValue
 from worker.pipeline.probe import ask
 
-BASE_URL = "https://api.cloud.llamaindex.ai"
 REQUEST_SECONDS = 60.0
 SUBMIT_SECONDS = 300.0
 """A large file on a slow line; what is given up too early is paid for twice."""
 
 ADDRESSES = ("https://api.cloud.llamaindex.ai", "https://api.cloud.eu.llamaindex.ai")
-"""LlamaParse's regions; a key is good in one of them."""
+"""LlamaParse's regions, the first where none is named; a key is good in one of them."""
 KEY_PATH = "/api/v1/projects"
 """What costs nothing to ask and wants a good key."""
 
@@ -60,7 +59,7 @@ class Setup:
 
 async def probe(setup: Setup, http: httpx.AsyncClient) -> None:
     """Ask the service which projects our key may see, which costs nothing; raises the errors of errors.py."""
-    url = f"{(setup.base_url or BASE_URL).rstrip('/')}/api/v1/projects"
+    url = (setup.base_url or ADDRESSES[0]).rstrip("/") + KEY_PATH
     await ask(
         http, url, {"authorization": f"Bearer {setup.api_key}"},
         service="The service that reads the files", settings="LLAMA_CLOUD_API_KEY and LLAMA_CLOUD_BASE_URL",
