@@ -6,22 +6,22 @@ For the edge function `search` of a local stack, which asks whatever speaks that
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hmac
 import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 
 import click
-import h11
 from loguru import logger
 
 from worker.errors import IngestError, Misconfigured
 from worker.operate.embeddings_protocol import MAX_BODY_BYTES, Problem, answer_to, read_asked
+from worker.operate.http import Answer, Request, TooLarge, answering
 from worker.pipeline.embed.embedder import Embedder
 
 _HOST = "127.0.0.1"
@@ -96,62 +96,25 @@ def _watch_stdin(loop: asyncio.AbstractEventLoop, ended: asyncio.Event) -> None:
     loop.add_reader(descriptor, look)
 
 
-@contextlib.asynccontextmanager
-async def listening(embedder: Embedder, *, port: int = 0, key: str | None = None) -> AsyncIterator[int]:
+def listening(embedder: Embedder, *, port: int = 0, key: str | None = None) -> AbstractAsyncContextManager[int]:
     """Serve `embedder` on loopback from `async with` to its end; gives the port. The caller closes the embedder."""
-    connections: set[asyncio.Task[None]] = set()
-
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        if task is None or len(connections) >= _CONNECTIONS:
-            writer.close()
-            return
-        connections.add(task)
-        try:
-            await _Connection(embedder, key, reader, writer).run()
-        finally:
-            connections.discard(task)
-
-    server = await asyncio.start_server(accept, _HOST, port)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        for task in connections:
-            task.cancel()
-        await asyncio.gather(*connections, return_exceptions=True)
+    return answering(
+        _Served(embedder, key).answer, _HOST, port, connections=_CONNECTIONS, seconds=_IDLE_SECONDS, keep_alive=True
+    )
 
 
-class _Connection:
-    """One client; requests come one after the other."""
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """The model, and the key that callers must send where there is one."""
 
-    def __init__(
-        self, embedder: Embedder, key: str | None, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        self._embedder = embedder
-        self._key = key
-        self._reader = reader
-        self._writer = writer
-        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=16 * 1024)
+    embedder: Embedder
+    key: str | None
 
-    async def run(self) -> None:
-        """Answer until the client leaves, falls silent or breaks the protocol."""
-        try:
-            while await self._one():
-                self._http.start_next_cycle()
-        except (ConnectionError, TimeoutError, h11.ProtocolError):
-            pass  # the client's affair: there is nobody to answer
-        finally:
-            self._writer.close()
-
-    async def _one(self) -> bool:
-        async with asyncio.timeout(_IDLE_SECONDS):
-            head = await self._event()
-        if not isinstance(head, h11.Request):
-            return False
+    async def answer(self, request: Request) -> Answer:
+        """Answer any request; a failure is an answer too."""
         try:
             async with asyncio.timeout(_REQUEST_SECONDS):
-                status, body = HTTPStatus.OK, await self._answer(head)
+                status, body = HTTPStatus.OK, await self._embedded(request)
         except Problem as problem:
             status, body = problem.status, problem.body()
         except IngestError as exc:
@@ -164,38 +127,19 @@ class _Connection:
             logger.error("an embeddings request failed: {}", type(exc).__name__)
             status = HTTPStatus.INTERNAL_SERVER_ERROR
             body = Problem(status, "The server failed on this request.").body()
-        content = json.dumps(body).encode()
-        headers = [("content-type", "application/json"), ("content-length", str(len(content)))]
-        for event in (h11.Response(status_code=status, headers=headers), h11.Data(content), h11.EndOfMessage()):
-            self._writer.write(self._http.send(event) or b"")
-        async with asyncio.timeout(_IDLE_SECONDS):
-            await self._writer.drain()
-        # A request that was not read to its end leaves bytes behind that are no new one.
-        return self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
+        return Answer(status, json.dumps(body).encode(), {"content-type": "application/json"})
 
-    async def _answer(self, head: h11.Request) -> dict[str, object]:
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
-        if self._key is not None and not hmac.compare_digest(
-            headers.get("authorization", "").encode(), f"Bearer {self._key}".encode()
-        ):
+    async def _embedded(self, request: Request) -> dict[str, object]:
+        sent = request.headers.get("authorization", "").encode()
+        if self.key is not None and not hmac.compare_digest(sent, f"Bearer {self.key}".encode()):
             raise Problem(HTTPStatus.UNAUTHORIZED, "Send the server's key as Authorization: Bearer.")
-        if head.target.partition(b"?")[0] != b"/v1/embeddings":
+        if request.path != "/v1/embeddings":
             raise Problem(HTTPStatus.NOT_FOUND, "Only /v1/embeddings is served here.")
-        if head.method != b"POST":
+        if request.method != "POST":
             raise Problem(HTTPStatus.METHOD_NOT_ALLOWED, "Send a POST.")
-        body = bytearray()
-        while not isinstance(event := await self._event(), h11.EndOfMessage):
-            if not isinstance(event, h11.Data):
-                raise ConnectionError("the client left in the middle of a request")
-            body += event.data
-            if len(body) > MAX_BODY_BYTES:
-                raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"A request may have {MAX_BODY_BYTES} bytes.")
-        return await answer_to(read_asked(bytes(body), self._embedder.model), self._embedder)
-
-    async def _event(self) -> object:
-        while (event := self._http.next_event()) is h11.NEED_DATA:
-            if self._http.they_are_waiting_for_100_continue:
-                go = h11.InformationalResponse(status_code=100, headers=[])
-                self._writer.write(self._http.send(go) or b"")
-            self._http.receive_data(await self._reader.read(65536))
-        return event
+        try:
+            body = await request.body(MAX_BODY_BYTES)
+        except TooLarge:
+            message = f"A request may have {MAX_BODY_BYTES} bytes."
+            raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message) from None
+        return await answer_to(read_asked(body, self.embedder.model), self.embedder)

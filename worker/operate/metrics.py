@@ -6,25 +6,22 @@ heartbeat's connection, so a scrape takes none from the work.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import os
 import resource
 import sys
-from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import get_args
 
-import h11
-from loguru import logger
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from worker import metrics
 from worker.errors import IngestError
+from worker.operate.http import Answer, Request, answering
 from worker.queue.heartbeat import Heartbeat
 from worker.queue.leases import Leases
 from worker.queue.runner import Runner
@@ -33,15 +30,6 @@ from worker.queue.wakeups import Wakeups, Way
 _REQUEST_SECONDS = 10.0
 _DATABASE_SECONDS = 2.0
 _CONNECTIONS = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A status, a body and its type."""
-
-    status: HTTPStatus
-    body: bytes
-    content_type: str = "application/json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +42,11 @@ class Report:
     wakeups: Wakeups
     slots: int
 
-    async def answer(self, path: str) -> Answer:
-        """Answer a GET."""
-        match path:
+    async def answer(self, request: Request) -> Answer:
+        """Answer a GET or a HEAD; anything else is told so."""
+        if request.method not in ("GET", "HEAD"):
+            return _json(HTTPStatus.METHOD_NOT_ALLOWED, {"message": "Send a GET."})
+        match request.path:
             case "/live":
                 return _json(HTTPStatus.OK, {"live": True, "loop_late_seconds": round(self.heartbeat.late, 3)})
             case "/ready":
@@ -64,7 +54,7 @@ class Report:
                 return _json(status, {"ready": self._ready(), **self._conditions()})
             case "/metrics":
                 await self._measure()
-                return Answer(HTTPStatus.OK, generate_latest(metrics.REGISTRY), CONTENT_TYPE_LATEST)
+                return _answer(HTTPStatus.OK, generate_latest(metrics.REGISTRY), CONTENT_TYPE_LATEST)
         return _json(HTTPStatus.NOT_FOUND, {"message": "Ask for /live, /ready or /metrics."})
 
     def _conditions(self) -> dict[str, bool]:
@@ -110,58 +100,15 @@ def resident_bytes() -> int:
         return peak if sys.platform == "darwin" else peak * 1024
 
 
-@contextlib.asynccontextmanager
-async def serving(report: Report, host: str, port: int) -> AsyncIterator[int]:
+def serving(report: Report, host: str, port: int) -> AbstractAsyncContextManager[int]:
     """Serve until the block ends; gives the port, which matters for port 0. Raises OSError where it cannot listen."""
-    connections: set[asyncio.Task[None]] = set()
-
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        if task is None or len(connections) >= _CONNECTIONS:
-            writer.close()
-            return
-        connections.add(task)
-        try:
-            async with asyncio.timeout(_REQUEST_SECONDS):
-                await _serve(report, reader, writer)
-        except (OSError, TimeoutError, h11.ProtocolError):
-            pass  # the client's affair: there is nobody to answer
-        except Exception as exc:  # noqa: BLE001 - one request's failure is not the worker's end
-            logger.opt(exception=exc).error("internal error")
-        finally:
-            connections.discard(task)
-            writer.close()
-
-    server = await asyncio.start_server(accept, host, port)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        for task in connections:
-            task.cancel()
-        await asyncio.gather(*connections, return_exceptions=True)
-
-
-async def _serve(report: Report, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answer one request; each has a connection of its own, for a scrape comes every few seconds at most."""
-    http = h11.Connection(h11.SERVER, max_incomplete_event_size=16 * 1024)
-    while (head := http.next_event()) is h11.NEED_DATA:
-        http.receive_data(await reader.read(16 * 1024))
-    if not isinstance(head, h11.Request):
-        return
-    if head.method in (b"GET", b"HEAD"):
-        answer = await report.answer(head.target.partition(b"?")[0].decode("latin-1"))
-    else:
-        answer = _json(HTTPStatus.METHOD_NOT_ALLOWED, {"message": "Send a GET."})
-    headers = [
-        ("content-type", answer.content_type), ("content-length", str(len(answer.body))),
-        ("cache-control", "no-store"), ("connection", "close"),
-    ]  # fmt: skip
-    body = b"" if head.method == b"HEAD" else answer.body
-    for event in (h11.Response(status_code=answer.status, headers=headers), h11.Data(body), h11.EndOfMessage()):
-        writer.write(http.send(event) or b"")
-    await writer.drain()
+    # A connection for each request: a scrape comes every few seconds at most.
+    return answering(report.answer, host, port, connections=_CONNECTIONS, seconds=_REQUEST_SECONDS, keep_alive=False)
 
 
 def _json(status: HTTPStatus, body: dict[str, object]) -> Answer:
-    return Answer(status, json.dumps(body).encode())
+    return _answer(status, json.dumps(body).encode(), "application/json")
+
+
+def _answer(status: HTTPStatus, body: bytes, content_type: str) -> Answer:
+    return Answer(status, body, {"content-type": content_type, "cache-control": "no-store"})
