@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import json
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from local import deno
-from local.errors import StackError
+from local import child, deno
 
 _SERVER = deno.REPOSITORY / "local" / "server"
 # The first start downloads packages.
 _READY_SECONDS = 300
-_STOP_SECONDS = 5
 
 
 class Server:
     """A running server; made by `running`."""
 
-    def __init__(self, process: asyncio.subprocess.Process, port: int, log: Path) -> None:
+    def __init__(self, process: Process, port: int, log: Path) -> None:
         self.port = port
         self.log = log
         self._process = process
@@ -63,39 +59,6 @@ async def running(
             "SLUICE_FUNCTIONS_DIRECTORY": str(functions),
         }
     )
-    with log.open("wb") as stream:
-        process = await asyncio.create_subprocess_exec(
-            *argv, env=environment, cwd=deno.REPOSITORY, stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE, stderr=stream, start_new_session=True,
-        )  # fmt: skip
-    try:
-        yield Server(process, await _ready(process, log), log)
-    finally:
-        await _stop(process)
-
-
-async def _ready(process: asyncio.subprocess.Process, log: Path) -> int:
-    if process.stdout is None:
-        raise AssertionError("the server was started without a pipe")
-    line = b""
-    with contextlib.suppress(TimeoutError):
-        line = await asyncio.wait_for(process.stdout.readline(), _READY_SECONDS)
-    if not line:
-        raise StackError(f"The local server did not start. What it wrote to {log}:\n{_last_words(log)}")
-    return int(json.loads(line)["port"])
-
-
-async def _stop(process: asyncio.subprocess.Process) -> None:
-    if process.stdin is not None:
-        process.stdin.close()
-    try:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), _STOP_SECONDS)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
-def _last_words(log: Path) -> str:
-    return log.read_text(errors="replace")[-2000:].strip()
+    log.write_bytes(b"")
+    async with child.ready("The local server", argv, environment, log, seconds=_READY_SECONDS) as (process, said):
+        yield Server(process, int(said["port"]), log)

@@ -9,12 +9,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import click
 
-from local import deno, interrupt
+from local import child, deno, interrupt
 from local.embeddings_process import embedding
 from local.errors import StackError
 from local.install import MODELS
@@ -90,11 +90,7 @@ async def _run(stack: Stack, log: Path, files: list[str], options: list[str]) ->
     finally:
         if process.returncode is None:
             process.send_signal(signal.SIGINT)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(process.wait(), _STOP_SECONDS)
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
+            await child.gone(process, _STOP_SECONDS)
 
 
 def git_sha() -> str | None:

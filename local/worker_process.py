@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 
-from local import deno
+from local import child, deno
 from local.errors import StackError
 from local.install import MODELS
 from local.stack import Stack
@@ -63,18 +62,7 @@ async def working(
     try:
         yield Worker(process, log)
     finally:
-        await _stop(process)
-
-
-async def _stop(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
-        with suppress(ProcessLookupError):
-            process.terminate()
-        try:
-            await asyncio.wait_for(process.wait(), _STOP_SECONDS)
-        except BaseException as error:
+        if process.returncode is None:
             with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
-            if not isinstance(error, TimeoutError):
-                raise
+                process.terminate()
+        await child.gone(process, _STOP_SECONDS)
