@@ -1,4 +1,4 @@
-"""What this worker counts, for Prometheus; served by `operate.metrics` on a port when one is configured.
+"""What this worker counts, for Prometheus; served by `operate.health_port` on a port when one is configured.
 
 A label's values are few and known before: a stage, a verdict, a provider, a code. Never a tenant, a document or a
 text. Names say their unit. Counting costs a microsecond, so it is done whether anybody asks or not.

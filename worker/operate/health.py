@@ -17,7 +17,7 @@ from worker import metrics
 from worker.errors import Misconfigured
 from worker.model import EmbeddingModel
 from worker.operate.cli import installed_version
-from worker.operate.metrics import Report, serving
+from worker.operate.health_port import Report, serving
 from worker.pipeline.parse.sandbox import sandbox_mode
 from worker.queue.heartbeat import About, Heartbeat, Now
 from worker.queue.leases import Leases
