@@ -15,27 +15,19 @@ import pytest
 
 from local.stack import Stack
 from local.worker_process import Worker, working
-from tests.embeddings import KEY, MODEL, PATH, answer, texts_of
+from tests.embeddings import MODEL, PATH, answer, texts_of
+from tests.openai_stack import SETTINGS, openai_stack
 from tests.people import Person, Project, handbook
 from tests.provider_double import ProviderDouble, Reply, Request
 
 CONCURRENCY, TEXTS = 3, 16
-SETTINGS = {
-    "SLUICE_EMBEDDER": "openai", "OPENAI_API_KEY": KEY, "SLUICE_EMBED_DIMENSIONS": str(MODEL.dimensions),
-    "SLUICE_EMBED_CONCURRENCY": str(CONCURRENCY), "SLUICE_EMBED_BATCH_TEXTS": str(TEXTS),
-}  # fmt: skip
+SMALL = SETTINGS | {"SLUICE_EMBED_CONCURRENCY": str(CONCURRENCY), "SLUICE_EMBED_BATCH_TEXTS": str(TEXTS)}
 
 
 @pytest.fixture(scope="module")
 async def stack(temporary_directory: Path) -> AsyncIterator[Stack]:
     """A stack of this module's own: its active model is another one."""
-    async with Stack(temporary_directory / "paid-stack", durable=False) as running:
-        connection = await asyncpg.connect(running.admin_url)
-        await connection.execute(
-            "select ingest.activate_embedding_model(ingest.add_embedding_model($1, $2, $3))",
-            MODEL.provider, MODEL.name, MODEL.dimensions,
-        )  # fmt: skip
-        await connection.close()
+    async with openai_stack(temporary_directory / "paid-stack") as running:
         yield running
 
 
@@ -48,7 +40,7 @@ async def double() -> AsyncIterator[ProviderDouble]:
 
 
 def paying(stack: Stack, double: ProviderDouble, directory: Path) -> AsyncIterator[Worker]:
-    return working(stack, directory / "paying-worker.log", **SETTINGS, OPENAI_BASE_URL=f"{double.url}/v1")  # type: ignore[return-value]
+    return working(stack, directory / "paying-worker.log", **SMALL, OPENAI_BASE_URL=f"{double.url}/v1")  # type: ignore[return-value]
 
 
 async def expire_leases(project: Project) -> None:
@@ -159,7 +151,7 @@ async def test_the_limits_of_the_settings_hold_for_all_workers(
 ) -> None:
     log = temporary_directory / "limited-worker.log"
     limits = {"SLUICE_EMBED_REQUESTS_PER_MINUTE": "600", "SLUICE_EMBED_TOKENS_PER_MINUTE": "60000"}
-    async with working(stack, log, **SETTINGS, **limits, OPENAI_BASE_URL=f"{double.url}/v1"):
+    async with working(stack, log, **SMALL, **limits, OPENAI_BASE_URL=f"{double.url}/v1"):
         path = await ada.upload("limited.md", handbook(5), mime_type="text/markdown")
         assert (await project.settled(path))["state"] == "ready"
     row = await project.connection.fetchrow("select * from ingest.rate_limits where provider = 'openai'")

@@ -6,7 +6,6 @@ import io
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import asyncpg
@@ -20,7 +19,8 @@ from local.stack import Stack
 from local.worker_process import working
 from tests import hostile
 from tests.conftest import Counted
-from tests.embeddings import KEY, MODEL, PATH, answer, texts_of
+from tests.embeddings import KEY, PATH, answer, texts_of
+from tests.openai_stack import SETTINGS, openai_stack
 from tests.people import Person, Project
 from tests.provider_double import ProviderDouble, Reply, Request
 
@@ -43,13 +43,7 @@ select quote_ident(n.nspname) || '.' || quote_ident(c.relname)
 @pytest.fixture(scope="module")
 async def stack(temporary_directory: Path) -> AsyncIterator[Stack]:
     """A stack of this module's own: all of its logs and rows are searched, and its active model is another one."""
-    async with Stack(temporary_directory / "leak-stack", durable=False) as running:
-        connection = await asyncpg.connect(running.admin_url)
-        await connection.execute(
-            "select ingest.activate_embedding_model(ingest.add_embedding_model($1, $2, $3))",
-            MODEL.provider, MODEL.name, MODEL.dimensions,
-        )  # fmt: skip
-        await connection.close()
+    async with openai_stack(temporary_directory / "leak-stack") as running:
         yield running
 
 
@@ -146,11 +140,7 @@ async def test_neither_logs_nor_rows_hold_a_key_a_token_or_a_documents_text(
     async with ProviderDouble() as double:
         double.on("POST", PATH, echo)
         double.aside("GET", "/v1/models/*", Reply(401, {"error": {"message": f"Incorrect API key provided: {KEY}"}}))
-        settings: dict[str, Any] = {
-            "SLUICE_EMBEDDER": "openai", "OPENAI_API_KEY": KEY, "SLUICE_EMBED_DIMENSIONS": str(MODEL.dimensions),
-            "SLUICE_LOG_LEVEL": level, "OPENAI_BASE_URL": f"{double.url}/v1",
-        }  # fmt: skip
-        async with working(stack, log, **settings):
+        async with working(stack, log, **SETTINGS, SLUICE_LOG_LEVEL=level, OPENAI_BASE_URL=f"{double.url}/v1"):
             paths = [await ada.upload(name, content) for name, content in made.items()]
             ended = [await project.settled(path) for path in paths]
             secrets = await keys_and_tokens(stack, ada)
