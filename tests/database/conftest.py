@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import Database
-from tests.database.project import Project
+from tests.database.project import Pair, Project
 from tests.database.reconciling import Reconciling
+from tests.database.situations import Situations
 from worker.db.pool import Database as Pool
 
 
@@ -24,3 +26,23 @@ async def reconciling(project: Project, database: Database) -> AsyncIterator[Rec
     pool = await Pool.open(database.url("ingest_worker"), size=2)
     yield Reconciling(project, pool)
     await pool.close()
+
+
+@pytest.fixture
+async def pair(project: Project) -> Pair:
+    """Claims on two documents of one tenant."""
+    user = await project.user()
+    await project.upload(user, "one")
+    await project.upload(user, "two")
+    first, second = await project.claim()
+    return first, second
+
+
+@pytest.fixture
+async def world(project: Project, database: Database, tmp_path: Path) -> AsyncIterator[Situations]:
+    """A project whose jobs end as a test tells them to, seen by a worker that lives."""
+    db = await Pool.open(database.url("ingest_worker"), size=2)
+    made = Situations(project, db, tmp_path)
+    await made.worker_lives()
+    yield made
+    await db.close()

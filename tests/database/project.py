@@ -23,6 +23,8 @@ LEASE = timedelta(seconds=60)
 DIMENSIONS = 384
 MODEL = 1
 STALE, SUPERSEDED, NO_VECTOR, WRONG_ISOLATION = "IG001", "IG002", "IG003", "IG004"
+Pair = tuple[asyncpg.Record, asyncpg.Record]
+"""Claims on two documents."""
 
 
 def digest(text: str) -> bytes:

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
-from tests.conftest import Database
 from tests.database.people import as_operator, call
-from tests.database.project import Project, digest
+from tests.database.project import digest
 from tests.database.situations import Situations, claim_of, said
-from worker.db.pool import Database as Pool
 from worker.errors import Misconfigured, Transient, Unavailable, Waiting
 from worker.model import Claim
 from worker.operate.explain.facts import Facts
@@ -23,15 +19,6 @@ from worker.pipeline.ledger import Ledger
 from worker.pipeline.limits import Limits
 
 KEY = Misconfigured("embedding_key", "The embedding service refused our key.", detail="HTTP 401 invalid_api_key")
-
-
-@pytest.fixture
-async def world(project: Project, database: Database, tmp_path: Path) -> AsyncIterator[Situations]:
-    db = await Pool.open(database.url("ingest_worker"), size=2)
-    made = Situations(project, db, tmp_path)
-    await made.worker_lives()
-    yield made
-    await db.close()
 
 
 async def test_a_job_behind_its_tenants_cap_names_the_jobs_that_hold_it(world: Situations) -> None:

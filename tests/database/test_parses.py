@@ -10,19 +10,9 @@ import asyncpg
 import pytest
 
 from tests.conftest import Database
-from tests.database.project import STALE, Project
+from tests.database.project import STALE, Pair, Project
 
 BYTES = "the same bytes"
-
-
-@pytest.fixture
-async def pair(project: Project) -> tuple[asyncpg.Record, asyncpg.Record]:
-    """Claims on two documents of one tenant."""
-    user = await project.user()
-    await project.upload(user, "one")
-    await project.upload(user, "two")
-    first, second = await project.claim()
-    return first, second
 
 
 async def fail(project: Project, claim: asyncpg.Record, parse_id: int) -> None:
@@ -37,9 +27,6 @@ async def snooze(project: Project, claim: asyncpg.Record) -> None:
         "select ingest.snooze_job($1, $2, '1 hour', 'parse_in_progress', 'm', 'r', true)",
         claim["job_id"], claim["claim"],
     )  # fmt: skip
-
-
-Pair = tuple[asyncpg.Record, asyncpg.Record]
 
 
 async def test_bytes_that_were_parsed_are_not_parsed_again(project: Project, pair: Pair) -> None:

@@ -9,21 +9,10 @@ import asyncpg
 import pytest
 
 from tests.conftest import Database
-from tests.database.project import STALE, Project
+from tests.database.project import STALE, Pair, Project
 
 BYTES = "the same bytes"
 NOW, HOUR = timedelta(0), timedelta(hours=1)
-Pair = tuple[asyncpg.Record, asyncpg.Record]
-
-
-@pytest.fixture
-async def pair(project: Project) -> Pair:
-    """Claims on two documents of one tenant with the same bytes."""
-    user = await project.user()
-    await project.upload(user, "one")
-    await project.upload(user, "two")
-    first, second = await project.claim()
-    return first, second
 
 
 async def begin(project: Project, claim: asyncpg.Record) -> asyncpg.Record:

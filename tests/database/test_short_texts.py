@@ -8,20 +8,10 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from tests.database.project import MODEL, STALE, SUPERSEDED, Project, digest, key_of
+from tests.database.project import MODEL, STALE, SUPERSEDED, Pair, Project, digest, key_of
 
 BYTES = "the same bytes"
 LEFT = '[{"stage": "fetch", "seconds": 0.01, "detail": {}}, {"stage": "parse", "seconds": 0.001, "detail": {}}]'
-
-
-@pytest.fixture
-async def pair(project: Project) -> tuple[asyncpg.Record, asyncpg.Record]:
-    """Claims on two documents of one tenant."""
-    user = await project.user()
-    await project.upload(user, "one")
-    await project.upload(user, "two")
-    first, second = await project.claim()
-    return first, second
 
 
 async def begin(
@@ -53,9 +43,7 @@ async def counted_pages(project: Project, tenant: UUID) -> int:
     return found
 
 
-async def test_what_was_read_is_kept_and_embedding_is_entered_in_one_call(
-    project: Project, pair: tuple[asyncpg.Record, asyncpg.Record]
-) -> None:
+async def test_what_was_read_is_kept_and_embedding_is_entered_in_one_call(project: Project, pair: Pair) -> None:
     first, _ = pair
     await project.owner.execute(
         "update public.jobs set rescues = 2, snoozing_since = now() where id = $1", first["job_id"]
@@ -74,7 +62,7 @@ async def test_what_was_read_is_kept_and_embedding_is_entered_in_one_call(
 
 
 async def test_the_same_bytes_again_use_the_pages_that_are_there_and_count_no_more(
-    project: Project, pair: tuple[asyncpg.Record, asyncpg.Record]
+    project: Project, pair: Pair
 ) -> None:
     first, second = pair
     await project.owner.execute("update public.jobs set rescues = 1 where id = $1", second["job_id"])
@@ -89,9 +77,7 @@ async def test_the_same_bytes_again_use_the_pages_that_are_there_and_count_no_mo
     assert (await project.job(second["job_id"]))["rescues"] == 1
 
 
-async def test_another_jobs_reading_is_waited_for_and_an_orphaned_one_is_finished(
-    project: Project, pair: tuple[asyncpg.Record, asyncpg.Record]
-) -> None:
+async def test_another_jobs_reading_is_waited_for_and_an_orphaned_one_is_finished(project: Project, pair: Pair) -> None:
     first, second = pair
     parse = await project.begin_parse(first, BYTES)
 
@@ -106,9 +92,7 @@ async def test_another_jobs_reading_is_waited_for_and_an_orphaned_one_is_finishe
     assert await counted_pages(project, first["tenant_id"]) == 1
 
 
-async def test_what_is_known_to_be_impossible_says_so_with_its_code(
-    project: Project, pair: tuple[asyncpg.Record, asyncpg.Record]
-) -> None:
+async def test_what_is_known_to_be_impossible_says_so_with_its_code(project: Project, pair: Pair) -> None:
     first, second = pair
     parse = await project.begin_parse(first, BYTES)
     await project.worker.execute(
@@ -122,9 +106,7 @@ async def test_what_is_known_to_be_impossible_says_so_with_its_code(
     assert (await project.job(second["job_id"]))["stage"] == "fetch"
 
 
-async def test_a_stale_claim_and_a_superseded_one_keep_nothing(
-    project: Project, pair: tuple[asyncpg.Record, asyncpg.Record]
-) -> None:
+async def test_a_stale_claim_and_a_superseded_one_keep_nothing(project: Project, pair: Pair) -> None:
     first, second = pair
     await project.owner.execute(
         "update public.documents set generation = generation + 1 where id = $1", first["document_id"]
@@ -140,9 +122,7 @@ async def test_a_stale_claim_and_a_superseded_one_keep_nothing(
     assert await project.owner.fetchval("select count(*) from ingest.parses") == 0
 
 
-async def test_two_documents_with_the_same_bytes_at_once_keep_one_parse(
-    project: Project, pair: tuple[asyncpg.Record, asyncpg.Record]
-) -> None:
+async def test_two_documents_with_the_same_bytes_at_once_keep_one_parse(project: Project, pair: Pair) -> None:
     first, second = pair
     second_worker = await project.database.connect("ingest_worker")
 
