@@ -90,6 +90,17 @@ SetUp = tuple[Breaking, dict[str, str], str]
 """How to break it, the code of each check that must find something, and a part of what is said."""
 
 
+def setting(**variables: str) -> Breaking:
+    """Set variables of the environment."""
+
+    @contextlib.asynccontextmanager
+    async def broken(installation: Installation) -> AsyncIterator[None]:
+        installation.environment.update(variables)
+        yield
+
+    return broken
+
+
 async def look(installation: Installation, only: str | None = None) -> list[Finding]:
     """Run the doctor in this process, in the installation's environment."""
     for name in [name for name in os.environ if name.startswith(OURS)]:

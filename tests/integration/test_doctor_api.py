@@ -14,18 +14,7 @@ import pytest
 
 from local.postgres import free_port
 from tests.front_door import front_door
-from tests.integration.installation import OTHER_REF, REF, Breaking, Installation, SetUp, found_as, ids
-
-
-def setting(**variables: str) -> Breaking:
-    """Set variables of the environment."""
-
-    @contextlib.asynccontextmanager
-    async def broken(installation: Installation) -> AsyncIterator[None]:
-        installation.environment.update(variables)
-        yield
-
-    return broken
+from tests.integration.installation import OTHER_REF, REF, Breaking, Installation, SetUp, found_as, ids, setting
 
 
 def answering(path: str, status: int, body: Any) -> Breaking:

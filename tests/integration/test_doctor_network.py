@@ -12,19 +12,8 @@ from typing import Any
 import pytest
 
 from local.postgres import free_port
-from tests.integration.installation import REF, Breaking, Installation, SetUp, found_as, ids
+from tests.integration.installation import REF, Breaking, Installation, SetUp, found_as, ids, setting
 from tests.tls_line import Authority, database_line
-
-
-def setting(**variables: str) -> Breaking:
-    """Set variables of the environment."""
-
-    @contextlib.asynccontextmanager
-    async def broken(installation: Installation) -> AsyncIterator[None]:
-        installation.environment.update(variables)
-        yield
-
-    return broken
 
 
 def url(change: Callable[[Installation], str]) -> Breaking:

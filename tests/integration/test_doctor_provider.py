@@ -12,24 +12,13 @@ import pytest
 
 from local.postgres import free_port
 from tests.front_door import front_door
-from tests.integration.installation import Breaking, Installation, SetUp, found_as, ids
+from tests.integration.installation import Breaking, Installation, SetUp, found_as, ids, setting
 from tests.provider_double import ProviderDouble, Reply
 from worker.operate.doctor import provider
 from worker.pipeline.embed import minilm
 
 MODEL, DIMENSIONS = "text-embedding-3-small", 1536
 HOOK = "hooks.example.org"
-
-
-def setting(**variables: str) -> Breaking:
-    """Set variables of the environment."""
-
-    @contextlib.asynccontextmanager
-    async def broken(installation: Installation) -> AsyncIterator[None]:
-        installation.environment.update(variables)
-        yield
-
-    return broken
 
 
 @contextlib.asynccontextmanager
