@@ -30,6 +30,7 @@ STEPS = [
     "settings", "history", "migrations", "worker login", "hook settings", "functions", "auth", "schemas",
     "worker environment",
 ]  # fmt: skip
+HISTORY = "supabase_migrations.schema_migrations"
 SETTINGS = {
     "SLUICE_EMBEDDINGS_URL": "https://embeddings.example.com/v1",
     "SLUICE_EMBEDDINGS_KEY": "sk-embeddings-0123456789",
