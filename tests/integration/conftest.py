@@ -1,17 +1,24 @@
-"""People, and the operator's eye on the database, for tests of the running stack."""
+"""What these tests share: people of the running stack, and parts of a worker on a database of the test's own."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from uuid import UUID
 
 import asyncpg
 import pytest
 
 from local import deno
+from local.install import MODELS
 from local.stack import Stack
+from tests.conftest import Database as MigratedDatabase
+from tests.database.project import Project as SqlProject
 from tests.integration.installation import Installation
+from tests.integration.remote_world import World
 from tests.people import Person, Project
+from worker.db.pool import Database
+from worker.pipeline.embed.local import LocalEmbedder
 
 
 @pytest.fixture
@@ -36,6 +43,45 @@ async def bob(stack: Stack) -> AsyncIterator[Person]:
     person = await Person.sign_up(stack)
     yield person
     await person.close()
+
+
+@pytest.fixture
+async def sql(database: MigratedDatabase) -> SqlProject:
+    """The project in plain SQL."""
+    return await SqlProject(database).open()
+
+
+@pytest.fixture
+async def db(database: MigratedDatabase) -> AsyncIterator[Database]:
+    """The worker's own pool."""
+    opened = await Database.open(database.url("ingest_worker"), size=4)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture(scope="module")
+async def embedder() -> AsyncIterator[LocalEmbedder]:
+    """The worker's own embedder."""
+    made = LocalEmbedder(MODELS)
+    yield made
+    await made.aclose()
+
+
+@pytest.fixture
+async def remote(database: MigratedDatabase, embedder: LocalEmbedder, tmp_path: Path) -> AsyncIterator[World]:
+    """A worker whose parser is a script."""
+    db = await Database.open(database.url("ingest_worker"), size=6)
+    made = World(await SqlProject(database).open(), db, embedder, tmp_path)
+    yield made
+    await made.batcher.aclose()
+    await made.local.aclose()
+    await db.close()
+
+
+@pytest.fixture
+async def tenant(remote: World) -> UUID:
+    """A user of that worker's project."""
+    return await remote.sql.user()
 
 
 @pytest.fixture(scope="session")

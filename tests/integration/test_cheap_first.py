@@ -2,43 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 
 from local import samples
-from local.install import MODELS
-from tests.conftest import Database as MigratedDatabase
-from tests.database.project import Project
 from tests.integration.remote_world import World
 from tests.reading import Reader
 from tests.remote_parser import pages
-from worker.db.pool import Database
-from worker.pipeline.embed.local import LocalEmbedder
-
-
-@pytest.fixture(scope="module")
-async def embedder() -> AsyncIterator[LocalEmbedder]:
-    made = LocalEmbedder(MODELS)
-    yield made
-    await made.aclose()
-
-
-@pytest.fixture
-async def world(database: MigratedDatabase, embedder: LocalEmbedder, tmp_path: Path) -> AsyncIterator[World]:
-    db = await Database.open(database.url("ingest_worker"), size=6)
-    made = World(await Project(database).open(), db, embedder, tmp_path)
-    yield made
-    await made.batcher.aclose()
-    await made.local.aclose()
-    await db.close()
-
-
-@pytest.fixture
-async def tenant(world: World) -> UUID:
-    return await world.sql.user()
 
 
 @pytest.fixture(scope="module")
@@ -50,29 +22,29 @@ def paper(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 async def test_cheap_first_reads_text_formats_and_good_pdfs_here_and_says_why(
-    world: World, tenant: UUID, paper: bytes
+    remote: World, tenant: UUID, paper: bytes
 ) -> None:
-    await world.upload(tenant)
-    await world.upload(tenant, "paper.pdf", paper)
-    await world.work(cheap_first=True)
-    assert world.parser.submitted == []
-    states = await world.sql.owner.fetch("select state from public.documents")
+    await remote.upload(tenant)
+    await remote.upload(tenant, "paper.pdf", paper)
+    await remote.work(cheap_first=True)
+    assert remote.parser.submitted == []
+    states = await remote.sql.owner.fetch("select state from public.documents")
     assert [row["state"] for row in states] == ["ready", "ready"]
-    reasons = {detail["reason"]: detail for detail in await world.details() if "reason" in detail}
+    reasons = {detail["reason"]: detail for detail in await remote.details() if "reason" in detail}
     assert reasons["text_format"] == {"parser": "local", "reason": "text_format"}
     layer = reasons["text_layer"]
     assert (layer["parser"], layer["text_pages"], layer["garbage"]) == ("local", layer["pages"], 0)
 
 
-async def test_cheap_first_sends_a_scan_away_and_says_why(world: World, tenant: UUID, scan: bytes) -> None:
-    await world.upload(tenant, "scan.pdf", scan)
-    await world.work(cheap_first=True)
-    assert world.parser.submitted == [scan]
-    assert {"parser": "scripted", "reason": "needs_ocr"} in await world.details()
-    world.parser.answers = [pages("What the scan says.")]
-    await world.poll()
-    await world.work(cheap_first=True)
-    assert await world.sql.owner.fetchval("select state from public.documents") == "ready"
+async def test_cheap_first_sends_a_scan_away_and_says_why(remote: World, tenant: UUID, scan: bytes) -> None:
+    await remote.upload(tenant, "scan.pdf", scan)
+    await remote.work(cheap_first=True)
+    assert remote.parser.submitted == [scan]
+    assert {"parser": "scripted", "reason": "needs_ocr"} in await remote.details()
+    remote.parser.answers = [pages("What the scan says.")]
+    await remote.poll()
+    await remote.work(cheap_first=True)
+    assert await remote.sql.owner.fetchval("select state from public.documents") == "ready"
 
 
 @pytest.fixture
@@ -87,29 +59,29 @@ def scan() -> bytes:
 
 
 async def test_a_summary_is_noted_and_the_document_is_published_all_the_same(
-    world: World, tenant: UUID, paper: bytes
+    remote: World, tenant: UUID, paper: bytes
 ) -> None:
-    await world.upload(tenant, "paper.pdf", paper)
-    await world.work()
-    world.parser.answers = [pages("This document is about a harbour and its rules.")]
-    await world.poll()
-    await world.work()
-    assert await world.sql.owner.fetchval("select state from public.documents") == "ready"
-    parse = await world.parse()
+    await remote.upload(tenant, "paper.pdf", paper)
+    await remote.work()
+    remote.parser.answers = [pages("This document is about a harbour and its rules.")]
+    await remote.poll()
+    await remote.work()
+    assert await remote.sql.owner.fetchval("select state from public.documents") == "ready"
+    parse = await remote.parse()
     assert parse["fidelity"] < 0.3
     assert "summarised" in parse["notes"][0]
-    assert any(detail.get("code") == "parse_fidelity_low" for detail in await world.details())
+    assert any(detail.get("code") == "parse_fidelity_low" for detail in await remote.details())
 
 
 async def test_the_same_text_in_another_layout_is_faithful(
-    world: World, tenant: UUID, paper: bytes, tmp_path: Path
+    remote: World, tenant: UUID, paper: bytes, tmp_path: Path
 ) -> None:
     layer = await Reader(tmp_path)(paper, "paper.pdf")
-    await world.upload(tenant, "paper.pdf", paper)
-    await world.work()
-    world.parser.answers = [pages(*(page.markdown.replace("\n", "\n\n> ") for page in layer.pages))]
-    await world.poll()
-    await world.work()
-    parse = await world.parse()
+    await remote.upload(tenant, "paper.pdf", paper)
+    await remote.work()
+    remote.parser.answers = [pages(*(page.markdown.replace("\n", "\n\n> ") for page in layer.pages))]
+    await remote.poll()
+    await remote.work()
+    parse = await remote.parse()
     assert parse["fidelity"] > 0.95
     assert parse["notes"] == []

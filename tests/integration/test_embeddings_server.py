@@ -16,20 +16,12 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 from local.embeddings_process import embedding
-from local.install import MODELS
 from worker.operate.embeddings_server import listening
 from worker.pipeline.embed.local import LocalEmbedder
 
 TEXTS = ["The quay lies to the east.", "漢字 🙂", "x"]
 MODEL = LocalEmbedder.model.name
 KEY = "embed-key-of-the-test"
-
-
-@pytest.fixture(scope="module")
-async def embedder() -> AsyncIterator[LocalEmbedder]:
-    made = LocalEmbedder(MODELS)
-    yield made
-    await made.aclose()
 
 
 @pytest.fixture

@@ -68,11 +68,6 @@ async def probed(connection: asyncpg.Connection, *services: str, seconds: float 
             await asyncio.sleep(0.02)
 
 
-@pytest.fixture
-async def sql(database: MigratedDatabase) -> Project:
-    return await Project(database).open()
-
-
 async def test_on_the_local_stack_every_service_answers_a_real_request(stack: Stack) -> None:
     connection = await asyncpg.connect(stack.admin_url)
     await connection.execute("delete from ingest.probes; delete from ingest.probe_turns")

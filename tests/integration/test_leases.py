@@ -6,7 +6,7 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
@@ -33,13 +33,6 @@ async def sql(database: MigratedDatabase) -> Project:
         "create table public.effects (job_id bigint, claim bigint); grant all on public.effects to ingest_worker"
     )
     return project
-
-
-@pytest.fixture
-async def db(database: MigratedDatabase) -> AsyncIterator[Database]:
-    opened = await Database.open(database.url("ingest_worker"), size=4)
-    yield opened
-    await opened.close()
 
 
 def runner(db: Database, url: str, work: Work, directory: Path, *, lease: float = 60, slots: int = 4) -> Runner:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-import asyncpg
 import pytest
 from click.testing import CliRunner, Result
 from loguru import logger
@@ -21,6 +20,7 @@ from loguru import logger
 from local.stack import Stack
 from tests.conftest import Database as MigratedDatabase
 from tests.database.project import Project
+from tests.database.situations import claim_of
 from tests.people import Person
 from worker.__main__ import sluice
 from worker.db.pool import Database
@@ -29,20 +29,6 @@ from worker.model import Claim, DocumentId, JobId, TenantId
 from worker.pipeline.ledger import Ledger, Spent
 from worker.queue.attempt import Attempts
 from worker.queue.leases import Held
-
-
-@pytest.fixture
-async def sql(database: MigratedDatabase) -> Project:
-    """The project in plain SQL."""
-    return await Project(database).open()
-
-
-@pytest.fixture
-async def db(database: MigratedDatabase) -> AsyncIterator[Database]:
-    """The worker's own pool."""
-    opened = await Database.open(database.url("ingest_worker"), size=4)
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture
@@ -234,11 +220,6 @@ class Paid:
         await self.ledger.spent(
             [spent(claim.tenant_id, job_id=claim.job_id, claim=claim.number, document_id=claim.document_id)]
         )
-
-
-def claim_of(row: asyncpg.Record) -> Claim:
-    values = dict(row)
-    return Claim(number=values.pop("claim"), **values)
 
 
 async def test_a_used_up_budget_snoozes_the_job_until_tomorrow_uncharged_and_for_as_long_as_it_takes(

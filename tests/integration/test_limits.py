@@ -3,36 +3,21 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
-import asyncpg
 import pytest
 
-from tests.conftest import Database as MigratedDatabase
 from tests.database.project import Project
+from tests.database.situations import claim_of
 from worker.db.pool import Database
 from worker.errors import Misconfigured, Throttled, Unavailable, Waiting
 from worker.model import Claim
 from worker.pipeline.limits import Limits
 from worker.queue.attempt import Attempts
 from worker.queue.leases import Held
-
-
-@pytest.fixture
-async def sql(database: MigratedDatabase) -> Project:
-    """The project in plain SQL."""
-    return await Project(database).open()
-
-
-@pytest.fixture
-async def db(database: MigratedDatabase) -> AsyncIterator[Database]:
-    """The worker's own pool."""
-    opened = await Database.open(database.url("ingest_worker"), size=4)
-    yield opened
-    await opened.close()
 
 
 @dataclass
@@ -117,11 +102,6 @@ async def test_whatever_a_server_says_of_waiting_is_bounded(limits: Limits, said
 async def uploaded(sql: Project) -> Claim:
     await sql.upload(await sql.user())
     return claim_of(await sql.claim_one())
-
-
-def claim_of(row: asyncpg.Record) -> Claim:
-    values = dict(row)
-    return Claim(number=values.pop("claim"), **values)
 
 
 class Steps:

@@ -12,7 +12,6 @@ import asyncpg
 import pytest
 
 from local import samples
-from local.install import MODELS
 from local.stack import Stack
 from local.worker_process import Worker, working
 from tests.people import Person, Project, handbook
@@ -24,13 +23,6 @@ async def worker(stack: Stack, temporary_directory: Path) -> AsyncIterator[Worke
     """A worker for the tests of this module that do not need one of their own."""
     async with working(stack, temporary_directory / "pipeline-worker.log") as process:
         yield process
-
-
-@pytest.fixture(scope="module")
-async def embedder() -> AsyncIterator[LocalEmbedder]:
-    made = LocalEmbedder(MODELS)
-    yield made
-    await made.aclose()
 
 
 async def test_an_upload_becomes_searchable_for_its_owner_and_for_nobody_else(

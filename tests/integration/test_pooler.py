@@ -48,12 +48,6 @@ def pooled() -> Iterator[Pooled]:
         yield through
 
 
-@pytest.fixture
-async def sql(database: MigratedDatabase) -> Project:
-    """The project in plain SQL, without a pooler."""
-    return await Project(database).open()
-
-
 @pytest.mark.parametrize(("mode", "backends"), [("transaction", 1), ("transaction", 5), ("session", 5)])
 async def test_a_pooler_on_any_port_is_noticed(
     database: MigratedDatabase, pooled: Pooled, mode: str, backends: int
