@@ -8,16 +8,19 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
+import httpx
 import pytest
 
 from tests import network
-from tests.provider_double import ProviderDouble
+from tests.provider_double import ProviderDouble, Reply
 from worker.db.pool import Database
+from worker.errors import Misconfigured
 from worker.model import Source
 from worker.pipeline.filetype import PDF
 from worker.pipeline.limits import Limits
 from worker.pipeline.parse.answers import Bounds
 from worker.pipeline.parse.remote import Setup
+from worker.queue.probes import Probed
 
 network.install()
 
@@ -68,6 +71,18 @@ def setup(bucket: Bucket, double: ProviderDouble) -> Callable[..., Setup]:
         return Setup("llx-test", limits, bounds, **{"base_url": double.url, **options})
 
     return make
+
+
+async def probe_both_ways(parser: object, double: ProviderDouble) -> None:
+    """Probe a service that takes the key and then refuses it: it is asked for projects, with the key."""
+    double.on("GET", "/api/v1/projects", Reply(body=[]), Reply(401))
+    assert isinstance(parser, Probed)
+    async with httpx.AsyncClient() as http:
+        await parser.probe(http)
+        with pytest.raises(Misconfigured) as caught:
+            await parser.probe(http)
+    assert caught.value.code == "key_refused"
+    assert all(request.headers["authorization"].startswith("Bearer ") for request in double.requests)
 
 
 @pytest.fixture

@@ -6,18 +6,16 @@ import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
-import httpx
 import pytest
 
-from tests.extras.conftest import Bucket
+from tests.extras.conftest import Bucket, probe_both_ways
 from tests.extras.refusals import POLLING, SUBMITTING, THROTTLED, THROTTLING
 from tests.provider_double import ProviderDouble, Reply
-from worker.errors import IngestError, Misconfigured, Rejected, Transient, Unavailable
+from worker.errors import IngestError, Rejected, Transient, Unavailable
 from worker.model import Source
 from worker.pipeline.parse.llamacloud import LlamaCloudParser
 from worker.pipeline.parse.parser import Lost
 from worker.pipeline.parse.remote import Setup
-from worker.queue.probes import Probed
 
 UPLOAD, STATUS = "/api/v2/parse/upload", "/api/v2/parse/job-1"
 
@@ -300,12 +298,5 @@ async def test_a_job_that_failed_is_never_an_empty_document(
 async def test_a_probe_asks_for_projects_on_the_callers_client_and_takes_none_of_the_limit(
     parser: LlamaCloudParser, double: ProviderDouble, bucket: Bucket
 ) -> None:
-    double.on("GET", "/api/v1/projects", Reply(body=[]), Reply(401))
-    assert isinstance(parser, Probed)
-    async with httpx.AsyncClient() as http:
-        await parser.probe(http)
-        with pytest.raises(Misconfigured) as caught:
-            await parser.probe(http)
-    assert caught.value.code == "key_refused"
-    assert all(request.headers["authorization"].startswith("Bearer ") for request in double.requests)
+    await probe_both_ways(parser, double)
     assert bucket.taken == []

@@ -6,19 +6,17 @@ import dataclasses
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
-import httpx
 import pytest
 
-from tests.extras.conftest import Bucket
+from tests.extras.conftest import Bucket, probe_both_ways
 from tests.extras.refusals import POLLING, SUBMITTING, THROTTLED, THROTTLING
 from tests.provider_double import ProviderDouble, Reply
-from worker.errors import IngestError, Misconfigured, Rejected, Transient, Unavailable
+from worker.errors import IngestError, Rejected, Transient, Unavailable
 from worker.model import Source
 from worker.pipeline.filetype import MARKDOWN
 from worker.pipeline.parse.llamaparse import LlamaParseParser
 from worker.pipeline.parse.parser import Lost
 from worker.pipeline.parse.remote import Setup
-from worker.queue.probes import Probed
 
 UPLOAD, STATUS, RESULT = "/api/parsing/upload", "/api/parsing/job/job-1", "/api/parsing/job/job-1/result/json"
 
@@ -295,12 +293,5 @@ async def test_a_job_that_failed_is_never_an_empty_document(
 async def test_a_probe_asks_for_projects_on_the_callers_client_and_takes_none_of_the_limit(
     parser: LlamaParseParser, double: ProviderDouble, bucket: Bucket
 ) -> None:
-    double.on("GET", "/api/v1/projects", Reply(body=[]), Reply(401))
-    assert isinstance(parser, Probed)
-    async with httpx.AsyncClient() as http:
-        await parser.probe(http)
-        with pytest.raises(Misconfigured) as caught:
-            await parser.probe(http)
-    assert caught.value.code == "key_refused"
-    assert all(request.headers["authorization"].startswith("Bearer ") for request in double.requests)
+    await probe_both_ways(parser, double)
     assert bucket.taken == []
